@@ -1,0 +1,1 @@
+"""The data sets: worlds that are drawn, and folders that are read."""
