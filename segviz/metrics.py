@@ -1,0 +1,115 @@
+"""Scores of a segmentation, all of them functions of counts.
+
+Count first, over the *whole data set*, then divide once: `confusion_matrix` of each batch, summed, and every score
+is a function of that one matrix. Averaging a score over images or batches gives another number (lesson 01 shows both).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Counts of (true class, predicted class) pairs.
+
+    prediction, target: integer tensors of one shape, any number of dimensions; `prediction` in [0, num_classes),
+    `target` likewise or `ignore_index` (void: not counted).
+    Returns int64 (num_classes, num_classes): rows are the target, columns the prediction.
+    Raises ValueError where shapes differ, labels are out of range, or `prediction` holds scores instead of labels.
+    """
+    prediction, target = _checked(prediction, target, num_classes, ignore_index)
+    seen = target != ignore_index
+    pairs = target[seen] * num_classes + prediction[seen]
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def pixel_accuracy(counts: Tensor) -> float:
+    """Share of the counted pixels whose class is right; NaN if none was counted."""
+    return (counts.diagonal().sum() / counts.sum().double()).item()
+
+
+def class_iou(counts: Tensor) -> Tensor:
+    """Intersection over union of each class, float64 (C,): TP / (TP + FP + FN). NaN for a class that neither the
+    target nor the prediction holds."""
+    hits = counts.diagonal().double()
+    return hits / (counts.sum(0) + counts.sum(1) - hits)
+
+
+def mean_iou(counts: Tensor) -> float:
+    """Mean of `class_iou` over the classes that occur (in the target or the prediction)."""
+    return class_iou(counts).nanmean().item()
+
+
+def frequency_weighted_iou(counts: Tensor) -> float:
+    """`class_iou` weighted by each class's share of the target's pixels (Long et al. 2015, section 5)."""
+    share = counts.sum(1).double() / counts.sum()
+    return torch.where(share > 0, share * class_iou(counts), 0.0).sum().item() if counts.sum() > 0 else float("nan")
+
+
+def dice(counts: Tensor) -> Tensor:
+    """Dice coefficient (F1) of each class, float64 (C,): 2 TP / (2 TP + FP + FN). NaN for a class that occurs
+    nowhere, never 1: a class that is absent has not been segmented well."""
+    hits = counts.diagonal().double()
+    return 2 * hits / (counts.sum(0) + counts.sum(1))
+
+
+def boundary_iou(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255,
+                 width: int | None = None) -> Tensor:
+    """IoU of each class within a band along its own contour, float64 (C,); NaN for a class that occurs nowhere.
+
+    Cheng et al. 2021, "Boundary IoU", section 4: of each mask only the pixels within `width` pixels of its contour
+    count (inside the mask). Like the paper's code, `width` is by default 2 % of the image's diagonal, and the edge of
+    the image counts as contour. The paper has no void: here void pixels of the target are cut out of both masks first.
+
+    prediction, target: integer (H, W) or (B, H, W); counts are summed over B before the one division.
+    """
+    return boundary_score(boundary_counts(prediction, target, num_classes, ignore_index, width))
+
+
+def boundary_counts(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255,
+                    width: int | None = None) -> Tensor:
+    """Intersection and union of each class's contour bands, int64 (C, 2), to be summed over a data set and handed to
+    `boundary_score`. Arguments as in `boundary_iou`."""
+    prediction, target = _checked(prediction, target, num_classes, ignore_index)
+    if target.dim() not in (2, 3):
+        raise ValueError(f"a boundary needs label maps (H, W) or (B, H, W), but got shape {tuple(target.shape)}")
+    if width is None:
+        height, breadth = target.shape[-2:]
+        width = max(1, round(0.02 * (height**2 + breadth**2) ** 0.5))
+    void = target == ignore_index
+    predicted = _contour_bands(prediction.masked_fill(void, num_classes), num_classes, width)
+    true = _contour_bands(target.masked_fill(void, num_classes), num_classes, width)
+    return torch.stack([(predicted & true).sum((0, 2, 3)), (predicted | true).sum((0, 2, 3))], dim=1)
+
+
+def boundary_score(counts: Tensor) -> Tensor:
+    """Boundary IoU of each class, float64 (C,), from `boundary_counts` (C, 2)."""
+    return counts[:, 0].double() / counts[:, 1]
+
+
+def _contour_bands(labels: Tensor, num_classes: int, width: int) -> Tensor:
+    """bool (B, C, H, W): the pixels of each class's mask that lie within `width` of what is not the class."""
+    labels = labels.reshape(-1, *labels.shape[-2:])
+    masks = F.one_hot(labels, num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2)   # (B, C, H, W)
+    outside = F.pad(1.0 - masks, [width] * 4, value=1.0)                                # beyond the image: not the class
+    return masks.bool() & F.max_pool2d(outside, 2 * width + 1, stride=1).bool()
+
+
+def _checked(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    prediction, target = torch.as_tensor(prediction), torch.as_tensor(target)
+    if prediction.is_floating_point() and prediction.dim() == target.dim() + 1:
+        raise ValueError(f"prediction looks like scores {tuple(prediction.shape)}: pass labels, scores.argmax(1)")
+    if prediction.is_floating_point() or target.is_floating_point():
+        raise ValueError(f"labels are whole numbers, but got {prediction.dtype} and {target.dtype}: use .long()")
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape: "
+                         "one label for each pixel of the target is needed")
+    prediction, target = prediction.long(), target.long()
+    wrong = target[(target != ignore_index) & ((target < 0) | (target >= num_classes))]
+    if wrong.numel():
+        raise ValueError(f"the target holds label {wrong[0].item()}, expected 0..{num_classes - 1} or "
+                         f"{ignore_index} (void): is num_classes={num_classes} right?")
+    wrong = prediction[(target != ignore_index) & ((prediction < 0) | (prediction >= num_classes))]
+    if wrong.numel():
+        raise ValueError(f"the prediction holds label {wrong[0].item()}, expected 0..{num_classes - 1}")
+    return prediction, target
