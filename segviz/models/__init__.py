@@ -1,0 +1,5 @@
+"""The models of the course, one paper a file."""
+
+from segviz.models.fcn import FCN8s, FCN16s, FCN32s
+
+__all__ = ["FCN8s", "FCN16s", "FCN32s"]
