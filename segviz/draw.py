@@ -23,3 +23,122 @@ PALETTE = np.array([
     [0x88, 0x22, 0x55],   # 9 boat
 ], dtype=np.uint8)
 VOID_COLOUR = np.array([0x1A, 0x1A, 0x1A], dtype=np.uint8)
+
+
+def panels(columns: int, rows: int = 1, size: float = 2.5, titles=()):
+    """A figure of `rows` x `columns` panels, `size` inches each, in the course's style: (figure, list of axes, row by row)."""
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25) * rows), layout="constrained", squeeze=False)
+    axes = list(axes.flat)
+    for ax, title in zip(axes, titles, strict=False):
+        ax.set_title(title, fontsize=10)
+    for ax in axes:
+        ax.axis("off")
+    return figure, axes
+
+
+def rgb(picture) -> np.ndarray:
+    """An image (3, H, W) or (H, W, 3), float in [0, 1] or uint8, as (H, W, 3) uint8. Raises ValueError for other shapes."""
+    array = np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture)
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"an image is (3, H, W) or (H, W, 3), but this one has shape {array.shape}")
+    return array if array.dtype == np.uint8 else (array.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def colourise(labels, palette: np.ndarray = PALETTE) -> np.ndarray:
+    """The colours (H, W, 3) uint8 of a label map; void is near-black. Raises ValueError for a label without a colour."""
+    array = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
+    table = np.full((256, 3), VOID_COLOUR, dtype=np.uint8)
+    table[:len(palette)] = palette
+    wrong = np.setdiff1d(array, [*range(len(palette)), VOID])
+    if wrong.size:
+        raise ValueError(f"label {wrong[0]} has no colour: the palette holds 0..{len(palette) - 1}, and void is {VOID}")
+    return table[array]
+
+
+def image(ax, picture, title: str | None = None):
+    """Shows an image, pixels as they are."""
+    return _show(ax, rgb(picture), title)
+
+
+def labels(ax, label_map, title: str | None = None, palette: np.ndarray = PALETTE):
+    """Shows a label map in its colours."""
+    return _show(ax, colourise(label_map, palette), title)
+
+
+def overlay(ax, picture, label_map, title: str | None = None, alpha: float = 0.6, palette: np.ndarray = PALETTE):
+    """Shows a label map over its image, `alpha` of the one and the rest of the other."""
+    return _show(ax, (alpha * colourise(label_map, palette) + (1 - alpha) * rgb(picture)).astype(np.uint8), title)
+
+
+def heat(ax, values, title: str | None = None, vmin: float = 0.0, vmax: float = 1.0):
+    """Shows a map (H, W) of numbers, dark to bright."""
+    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    return _show(ax, array, title, cmap="viridis", vmin=vmin, vmax=vmax)
+
+
+def boxes(ax, objects, colour: str = "white"):
+    """Draws a box and a name for each object with `.box` (x0, y0, x1, y1) and `.name`; returns the rectangles."""
+    from matplotlib.patches import Rectangle
+    rectangles = []
+    for thing in objects:
+        x0, y0, x1, y1 = thing.box
+        rectangles.append(ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.3)))
+        ax.text(x0, max(y0 - 2, 5), thing.name, color="white", fontsize=7, va="bottom",
+                bbox={"facecolor": "black", "alpha": 0.7, "pad": 1, "edgecolor": "none"})
+    return rectangles
+
+
+def legend(ax, classes, palette: np.ndarray = PALETTE, void: bool = True):
+    """A legend of colours and class names, and nothing else, on an axis of its own."""
+    from matplotlib.patches import Patch
+    entries = [Patch(facecolor=palette[i] / 255, edgecolor="#555555", linewidth=0.5, label=name) for i, name in enumerate(classes)]
+    if void:
+        entries.append(Patch(facecolor=VOID_COLOUR / 255, label="void"))
+    ax.axis("off")
+    return ax.legend(handles=entries, loc="center left", frameon=False, fontsize=9, borderaxespad=0)
+
+
+def confusion(ax, counts, classes, title: str | None = None):
+    """A confusion matrix, each row as shares of its class (a class of the target is a row); the shares are written in."""
+    table = np.asarray(counts, dtype=float)
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    artist = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.005:
+            ax.text(column, row, f"{share:.2f}".removeprefix("0"), ha="center", va="center", fontsize=7,
+                    color="white" if share > 0.55 else "black")
+    ax.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
+    ax.set_yticks(range(len(classes)), classes, fontsize=8)
+    ax.set_xlabel("predicted", fontsize=9)
+    ax.set_ylabel("true", fontsize=9)
+    ax.axis("on")
+    if title:
+        ax.set_title(title, fontsize=10)
+    return artist
+
+
+def curve(ax, values, title: str = "loss", steps: int | None = None):
+    """A curve of one number a step, faint, with its running mean over it. `steps`: the length of the axis."""
+    values = np.asarray(values, dtype=float)
+    ax.axis("on")
+    ax.plot(np.arange(1, len(values) + 1), values, color="#88CCEE", linewidth=0.8)
+    window = max(1, len(values) // 20)
+    smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+    artist, = ax.plot(np.arange(window, len(values) + 1), smooth, color="#332288", linewidth=1.6)
+    ax.set_xlim(0, steps or len(values))
+    ax.set_ylim(bottom=0)
+    ax.set_title(title, fontsize=10)
+    ax.set_xlabel("step", fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    return artist
+
+
+def _show(ax, array, title, **options):
+    ax.axis("off")
+    if title:
+        ax.set_title(title, fontsize=10)
+    return ax.imshow(array, interpolation="nearest", **options)

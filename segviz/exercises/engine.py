@@ -1,0 +1,277 @@
+"""The check engine: an exercise is a reference, the cases to try it on, and the wrong answers people give.
+
+An answer is run on every case and compared with the reference. When it differs, but agrees everywhere with one of the known wrong
+answers, the learner hears what that mistake is; otherwise, the first case that differs, and by how much.
+"""
+
+import ast
+import copy
+import dis
+import html
+import inspect
+import textwrap
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from segviz.exercises import progress
+from segviz.exercises.progress import Progress
+
+PASSED, WRONG, RAISED, NOT_ATTEMPTED = "passed", "wrong", "raised", "not attempted"
+SIGNS = {PASSED: ("✓", "#117733"), WRONG: ("✗", "#CC3311"), RAISED: ("!", "#AA4499"), NOT_ATTEMPTED: ("…", "#777777")}
+
+
+class Mismatch(Exception):
+    """Why an answer is not the reference's, in words for the learner."""
+
+
+@dataclass
+class Result:
+    """What a check says. `outcome` is one of passed, wrong, raised, not attempted; `message` explains it."""
+
+    outcome: str
+    message: str
+    title: str = ""
+    notice: str = ""
+
+    def __repr__(self) -> str:
+        words = f"{SIGNS[self.outcome][0]} {self.outcome.capitalize()}: {self.message}"
+        return f"{words}\n({self.notice})" if self.notice else words
+
+    def _repr_html_(self) -> str:
+        sign, colour = SIGNS[self.outcome]
+        notice = f"<br><small>{html.escape(self.notice)}</small>" if self.notice else ""
+        message = html.escape(self.message).replace("\n", "<br>")
+        return (f'<div class="segviz-result" role="status" data-outcome="{self.outcome}" style="border-left:4px solid {colour};'
+                f'padding:.4em .8em;margin:.3em 0"><b>{sign} {self.outcome.capitalize()}</b> '
+                f'<span>{message}</span>{notice}</div>')
+
+
+@dataclass
+class Note:
+    """A hint or a solution, shown as text."""
+
+    heading: str
+    text: str
+    code: bool = False
+
+    def __repr__(self) -> str:
+        return f"{self.heading}\n{self.text}"
+
+    def _repr_html_(self) -> str:
+        body = f"<pre>{html.escape(self.text)}</pre>" if self.code else f"<span>{html.escape(self.text)}</span>"
+        return f'<div style="border-left:4px solid #4477AA;padding:.4em .8em;margin:.3em 0"><b>{html.escape(self.heading)}</b> {body}</div>'
+
+
+class Exercise:
+    """One exercise. Made by the decorator `exercise`, checked with `check(answer)`.
+
+    lesson, name: where it is, e.g. "02" and "window_count". title: what it asks for. cases: the argument tuples that an answer is
+    tried on. mistakes: {what to say: a wrong answer}. observe: turns what an answer returns into numbers to compare,
+    `observe(output, *case)`; by default the output itself. praise: what passing shows.
+    """
+
+    def __init__(self, reference: Callable, title: str, hints: tuple[str, ...], cases: Callable[[], list[tuple]],
+                 mistakes: dict[str, Callable], observe: Callable | None = None, praise: str = "", tolerance: float = 1e-5):
+        self.reference, self.title, self.hints = reference, title, hints
+        self.name, self.lesson = reference.__name__, reference.__module__.rpartition("_")[2]
+        self._cases, self.mistakes, self.praise, self.tolerance = cases, mistakes, praise, tolerance
+        self._observe = observe or (lambda output, *case: output)
+        self._hints_shown = 0
+
+    def cases(self) -> list[tuple]:
+        """The argument tuples, made anew: an answer may change what it is given."""
+        return self._cases()
+
+    # -- what a learner calls
+
+    def check(self, answer=None) -> Result:
+        """Runs `answer`, a function (or a value, where the exercise asks for one), and says how it did. Never raises."""
+        try:
+            result = self._judge(answer)
+        except KeyboardInterrupt:
+            result = Result(RAISED, "You interrupted the check. Does a loop never end? Nothing is lost: mend it and check again.")
+        except BaseException as error:                     # the promise above holds for our own mistakes too
+            result = Result(RAISED, f"The check itself failed, which is not your fault: {_words(error)}")
+        result.title = self.title
+        try:
+            result.notice = _record(self.lesson, self.name, result.outcome)
+        except KeyboardInterrupt:
+            result.notice = "Interrupted while progress was saved: check again."
+        return result
+
+    def hint(self) -> Note:
+        """The next hint; after the last one, the last one again."""
+        number = min(self._hints_shown + 1, len(self.hints))
+        self._hints_shown = number
+        more = "" if number < len(self.hints) else " There are no more hints; .solution() shows one way."
+        return Note(f"Hint {number} of {len(self.hints)}.", self.hints[number - 1] + more)
+
+    def solution(self) -> Note:
+        """One way to solve it; many others pass."""
+        return Note("One solution.", self.source(), code=True)
+
+    def source(self) -> str:
+        """The reference as a learner would write it: its source without the decorator."""
+        text = textwrap.dedent(inspect.getsource(self.reference))
+        node = ast.parse(text).body[0]
+        return "\n".join(text.splitlines()[node.lineno - 1:]) + "\n"
+
+    def __repr__(self) -> str:
+        return f"Exercise {self.lesson}.{self.name}: {self.title}. Use .check(answer), .hint(), .solution()"
+
+    # -- how it is judged
+
+    def _judge(self, answer) -> Result:
+        if answer is None or answer is ... or (callable(answer) and is_stub(answer)):
+            return Result(NOT_ATTEMPTED, f"{self.title}. Write your answer in the cell above, run it, then this one.")
+        if not callable(answer):
+            return Result(WRONG, f"The check wants the function itself, but got {_describe(answer)}. Write "
+                                 f"exercises.{self.name}.check({self.name}), without calling it.")
+        cases = self.cases()
+        for case in cases:
+            try:
+                output = _run(answer, case)
+            except NotImplementedError:
+                return Result(NOT_ATTEMPTED, f"{self.title}. Your function still raises NotImplementedError.")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:                 # SystemExit too: it must not end the kernel
+                return Result(RAISED, f"With {_arguments(case)} your code raised {_words(error)}")
+            try:
+                self._compare(output, case)
+            except Mismatch as mismatch:
+                return Result(WRONG, self._known_mistake(answer, cases) or str(mismatch))
+        return Result(PASSED, self.praise or f"{len(cases)} cases agree with the reference.")
+
+    def _compare(self, output, case: tuple) -> None:
+        if output is None or output is ...:
+            raise Mismatch("Your function returns nothing. Did you forget `return`?")
+        expected = self._observed(_run(self.reference, case), case)
+        try:
+            seen = self._observed(output, case)
+        except (KeyboardInterrupt, Mismatch):
+            raise
+        except Exception as error:
+            raise Mismatch(f"With {_arguments(case)} your function returned {_describe(output)}, and using it raised "
+                           f"{_words(error)}") from None
+        compare(seen, expected, self.tolerance, f"With {_arguments(case)}")
+
+    def _observed(self, output, case: tuple):
+        return self._observe(output, *copy.deepcopy(case))
+
+    def _known_mistake(self, answer, cases: list[tuple]) -> str | None:
+        """The words for the wrong answer that agrees with this one on every case, if there is one."""
+        try:
+            outputs = [self._observed(_run(answer, case), case) for case in cases]
+        except Exception:
+            return None
+        return next((words for words, mistake in self.mistakes.items() if self._same(mistake, cases, outputs)), None)
+
+    def _same(self, mistake: Callable, cases: list[tuple], outputs: list) -> bool:
+        try:
+            for case, output in zip(cases, outputs, strict=True):
+                compare(output, self._observed(_run(mistake, case), case), self.tolerance, "")
+        except Exception:
+            return False
+        return True
+
+
+def exercise(title: str, **parts) -> Callable[[Callable], Exercise]:
+    """Turns a reference solution into an `Exercise`; see there for the parts."""
+    return lambda reference: Exercise(reference, title, **parts)
+
+
+def compare(output, expected, tolerance: float, where: str) -> None:
+    """Raises `Mismatch`, in words, unless `output` holds the numbers of `expected`, in its shape, to `tolerance` (relative, and
+    absolute). Python numbers, sequences, arrays and tensors of any numeric type are alike; NaN equals NaN."""
+    numbers, wanted = _numbers(output), _numbers(expected)
+    if numbers is None:
+        raise Mismatch(f"{where} your function should return {_describe(expected)}, but returned {_describe(output)}.")
+    if numbers.shape != wanted.shape:
+        raise Mismatch(f"{where} the result should have shape {wanted.shape}, but yours has {numbers.shape}.")
+    equal = np.isclose(numbers, wanted, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if equal.all():
+        return
+    if wanted.ndim == 0:
+        raise Mismatch(f"{where} the answer is {_short(wanted)}, but yours is {_short(numbers)}.")
+    first = tuple(int(i) for i in np.argwhere(~equal)[0])
+    raise Mismatch(f"{where} {(~equal).sum()} of {equal.size} numbers differ. At {first} the answer is "
+                   f"{_short(wanted[first])}, but yours is {_short(numbers[first])}.")
+
+
+def is_stub(function) -> bool:
+    """Whether a function does nothing yet: a docstring, `...`, `pass`, or returning one of the two."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    idle = {"RESUME", "NOP", "POP_TOP", "CACHE", "COPY_FREE_VARS", "MAKE_CELL"}
+    returned = {"RETURN_VALUE", "RETURN_CONST"}
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_CONST", "RETURN_CONST") and step.argval not in (None, ...):
+            return False
+        if step.opname not in idle | returned | {"LOAD_CONST"}:
+            return False
+    return True
+
+
+def _run(function: Callable, case: tuple):
+    return function(*copy.deepcopy(case))
+
+
+def _numbers(value) -> np.ndarray | None:
+    """`value` as float64, or None where it is no number or table of numbers."""
+    if isinstance(value, str | bytes | dict | set):
+        return None
+    try:
+        if isinstance(value, list | tuple):
+            value = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x for x in value]
+        elif isinstance(value, torch.Tensor):
+            value = value.detach().cpu().double().numpy()
+        return np.asarray(value).astype(np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _describe(value) -> str:
+    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim:
+        return f"a {'tensor' if isinstance(value, torch.Tensor) else 'array'} of shape {tuple(value.shape)}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
+
+
+def _arguments(case: tuple) -> str:
+    return "(" + ", ".join(_describe(x) if isinstance(x, torch.Tensor | np.ndarray | torch.nn.Module) and not
+                           (isinstance(x, torch.Tensor) and x.numel() <= 12) else _plain(x) for x in case) + ")"
+
+
+def _plain(value) -> str:
+    text = repr(value.tolist()) if isinstance(value, torch.Tensor) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _short(value) -> str:
+    return f"{float(value):.6g}"
+
+
+def _words(error: BaseException) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__
+             and "site-packages" not in frame.filename]
+    place = f" (line {lines[-1]} of your cell)" if lines else ""
+    message = str(error) or "no message"
+    return f"{type(error).__name__}: {message if len(message) <= 300 else message[:297] + '...'}{place}"
+
+
+_stores: dict[Path, Progress] = {}
+
+
+def _record(lesson: str, name: str, outcome: str) -> str:
+    """Notes the outcome in the learner's progress; returns what went wrong with that, once, in words."""
+    if (place := progress.home()) not in _stores:
+        _stores[place] = Progress()
+    _stores[place].record(lesson, name, outcome)
+    return _stores[place].take_notice()
