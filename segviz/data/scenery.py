@@ -1,0 +1,425 @@
+"""What stands where in Toytown: a scene is planned in parts of the picture and metres, then painted at any size.
+
+The camera looks level from `camera` metres above flat ground. A point `t` below the horizon (part of the picture's
+height) is then camera / t metres away, and a metre there is t / camera large: the nearer, the lower, the larger.
+All chance is spent in the plan; painting spends none, so that the same plan at another size is the same town.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from segviz.data.buildings import House, paint_house
+from segviz.data.light import MOODS, Sky, illuminate
+from segviz.data.paint import BOAT, CAR, GRASS, MARKING, POLE, ROAD, SUPER, TREE, WATER, Canvas, tone
+from segviz.data.sprites import sprite
+
+MARGIN = 0.003          # nothing stands nearer to the horizon than this
+ROAD_HALF = 3.6         # metres, half of the road
+RISE = {"round tree": 7.5, "tall tree": 11.0, "pine": 9.5, "bush": 1.8,        # heights in metres: toys, a little large
+        "car side": 2.1, "car end": 2.1, "sailing boat": 8.5, "motor boat": 2.7, "fishing boat": 4.6}
+
+
+class Thing(NamedTuple):
+    """A tree, car or boat: a sprite on the ground."""
+    x: float            # middle of the foot, part of the picture's width
+    t: float            # foot below the horizon, part of the picture's height
+    label: int
+    kind: str
+    variant: int
+    flip: bool
+    size: float         # 1 is the usual height of its kind
+
+
+class Pole(NamedTuple):
+    x: float
+    t: float
+    height: float       # metres
+    lamp: bool
+    arm: int            # -1 or +1: the side of the lamp
+
+
+class Plan(NamedTuple):
+    sky: Sky
+    camera: float
+    river: str          # "left", "right", "none" or "bay"
+    road: tuple         # where it vanishes, where it meets the lower edge (parts of the width), bend; of a bay: rows
+    bank: tuple         # of a river: metres from the road's middle to its near and far edge; of a bay: rows
+    hills: tuple        # of (height, phase, colour index)
+    things: tuple
+    houses: tuple
+    poles: tuple
+
+
+class Dice:
+    """Numbers of one scene, drawn at once: a call costs little."""
+
+    def __init__(self, *key):
+        self._next = iter(np.random.default_rng(key).random(2400).tolist()).__next__
+
+    def uniform(self, low, high):
+        return low + (high - low) * self._next()
+
+    def log_uniform(self, low, high):
+        return low * (high / low) ** self._next()
+
+    def integer(self, count):
+        return int(count * self._next())
+
+    def chance(self, probability):
+        return self._next() < probability
+
+    def choose(self, options, weights=None):
+        if weights is None:
+            return options[self.integer(len(options))]
+        mark = self._next() * sum(weights)
+        for option, weight in zip(options, weights, strict=True):
+            mark -= weight
+            if mark < 0:
+                return option
+        return options[-1]
+
+
+# ---- the plan ------------------------------------------------------------------------------------------------------
+
+def plan(index, seed):
+    dice = Dice(seed, index)
+    river = dice.choose(("left", "right", "bay", "none"), (0.32, 0.32, 0.24, 0.12))
+    camera = dice.uniform(5.0, 9.0)
+    sky = _plan_sky(dice)
+    road, bank = _plan_ground(dice, river, sky.horizon)
+    ground = Plan(sky, camera, river, road, bank, _plan_hills(dice), (), (), ())
+    houses = _plan_houses(dice, ground)
+    things = _plan_trees(dice, ground, houses) + _plan_cars(dice, ground) + _plan_boats(dice, ground)
+    return ground._replace(houses=tuple(houses), things=tuple(things), poles=tuple(_plan_poles(dice, ground)))
+
+
+def _plan_sky(dice):
+    mood = dice.choose(MOODS, (0.24, 0.24, 0.24, 0.14, 0.14))
+    clouds = tuple((dice.uniform(-0.05, 1.05), dice.uniform(0.12, 0.8), dice.uniform(0.16, 0.46), dice.integer(8))
+                   for _ in range(1 + dice.integer(5)))
+    clouds = tuple((x, y, w * (1.15 - 0.75 * y), v) for x, y, w, v in clouds)       # far ones are low and small
+    sun = dice.uniform(0.06, 0.34)
+    haze = dice.uniform(0.10, 0.42) if dice.chance(0.75) else dice.uniform(0.5, 1.0)
+    return Sky(mood, dice.uniform(0.36, 0.52), sun if dice.chance(0.5) else 1 - sun, haze, clouds, dice.uniform(0, 1))
+
+
+def _plan_ground(dice, river, horizon):
+    if river == "bay":
+        shore = dice.uniform(0.10, 0.22)
+        near = shore + dice.uniform(0.08, 0.13)
+        return (near, near + dice.uniform(0.10, 0.13), dice.uniform(-0.06, 0.06)), (dice.uniform(0.010, 0.018), shore)
+    bottom, vanish = dice.uniform(0.30, 0.70), dice.uniform(0.30, 0.70)
+    if river != "none":                                  # make room for the water
+        bottom, vanish = dice.uniform(0.10, 0.42), dice.uniform(0.28, 0.5)
+        if river == "left":
+            bottom, vanish = 1 - bottom, 1 - vanish
+    near = dice.uniform(6.5, 11.0)
+    return (vanish, bottom, dice.uniform(-0.10, 0.10)), (near, near + dice.uniform(22.0, 60.0))
+
+
+def _plan_hills(dice):
+    return tuple((dice.uniform(*heights), dice.uniform(0, 40), k)
+                 for k, heights in enumerate(((0.07, 0.17), (0.04, 0.10), (0.02, 0.05))))
+
+
+def road_middle(ground, t):
+    """x of the road's middle at `t` below the horizon, part of the width."""
+    vanish, bottom, bend = ground.road
+    return vanish + (bottom - vanish) * t / (1 - ground.sky.horizon) + bend * 0.05 / (t + 0.05)
+
+
+def surface(ground, x, t):
+    """What lies on the ground at (x, t): GRASS, ROAD or WATER."""
+    if ground.river == "bay":
+        near, far, tilt = ground.road
+        if near < t - tilt * (x - 0.5) < far:
+            return ROAD
+        return WATER if ground.bank[0] < t < _shore(ground, x) else GRASS
+    metres = (x - road_middle(ground, t)) * ground.camera / t
+    if abs(metres) < ROAD_HALF:
+        return ROAD
+    side = {"left": -1, "right": 1, "none": 0}[ground.river]
+    return WATER if ground.bank[0] < side * metres < ground.bank[1] else GRASS
+
+
+def _shore(ground, x):
+    return ground.bank[1] * (1 + 0.10 * math.sin(5 * x + ground.hills[0][1]) + 0.05 * math.sin(13 * x))
+
+
+def _on(ground, what, x, t, half):
+    """Does `half` metres to both sides of (x, t) lie on the surface `what`?"""
+    reach = half * t / ground.camera
+    return all(surface(ground, x + d, t) == what for d in (-reach, -0.5 * reach, 0, 0.5 * reach, reach))
+
+
+def _house(dice, x, t, width=None, height=None):
+    storeys = 1 + dice.integer(3) + dice.chance(0.25)
+    roof = dice.choose(("gable", "ridge", "flat", "spire"), (0.42, 0.34, 0.16, 0.08))
+    width = width or dice.uniform(6.0, 10.5)
+    height = height or 2.9 * storeys + dice.uniform(0.2, 1.0)
+    if roof == "spire":
+        width, height, storeys = 4.6, dice.uniform(10, 14), 4
+    return House(x, t, width, height, roof, dice.integer(10), dice.integer(6), dice.uniform(0.16, 0.30), dice.uniform(0, 1), storeys)
+
+
+def _plan_houses(dice, ground):
+    houses, below = [], 1 - ground.sky.horizon
+    if ground.river == "bay":
+        near = ground.road[0]
+        spots = [(dice.choose((dice.uniform(0.0, 0.26), dice.uniform(0.74, 1.0))), dice.uniform(near * 0.80, near * 0.96)) for _ in range(4)]
+        spots += [(dice.uniform(0, 1), dice.uniform(0.005, ground.bank[0])) for _ in range(10)]
+    else:
+        spots = []
+        for side in (-1, 1):
+            z = ground.camera / below * dice.uniform(1.15, 1.5)
+            while z < 260 and len(spots) < 40:
+                t = ground.camera / z
+                offset = ROAD_HALF + dice.uniform(6.0, 9.5)
+                spots.append((road_middle(ground, t) + side * offset / z, t))
+                z = z * 1.10 + dice.uniform(6, 14)
+        spots += [(dice.uniform(-0.05, 1.05), dice.log_uniform(0.012, 0.12)) for _ in range(10)]
+    for x, t in spots:
+        house = _house(dice, x, t)
+        if _on(ground, GRASS, x, t, house.width * 0.55):
+            houses.append(house)
+    return houses
+
+
+def _plan_trees(dice, ground, houses):
+    trees, below = [], 1 - ground.sky.horizon
+    favourite = dice.choose(("round tree", "tall tree", "pine"), (0.6, 0.2, 0.2))
+    accents = dice.chance(0.35)
+    for _ in range(26):
+        x, t = dice.uniform(-0.05, 1.05), dice.log_uniform(0.014, below * 0.98)
+        kind = favourite if dice.chance(0.6) else dice.choose(("round tree", "tall tree", "pine", "bush"))
+        variant, size, flip = dice.integer(12), dice.uniform(0.75, 1.25), dice.chance(0.5)
+        if kind == "round tree" and variant % 6 > 3 and not accents:
+            variant -= 4
+        if t > 0.30 and 0.25 < x < 0.75:                 # keep the middle of the stage open
+            kind = "bush"
+        clear = all(abs(h.x - x) * ground.camera / t > h.width * 0.5 or h.t > t * 1.04 for h in houses if abs(h.t / t - 1) < 0.6)
+        if clear and _on(ground, GRASS, x, t, 1.4):
+            trees.append(Thing(x, t, TREE, kind, variant, flip, size))
+    return trees
+
+
+def _plan_cars(dice, ground):
+    cars, below = [], 1 - ground.sky.horizon
+    for _ in range(dice.choose((0, 1, 2, 3, 4, 5), (1, 3, 4, 4, 2, 1))):
+        if ground.river == "bay":
+            near, far, tilt = ground.road
+            lane = dice.integer(2)
+            x = dice.uniform(0.02, 0.98)
+            t = near + (far - near) * (0.40 + 0.47 * lane) + tilt * (x - 0.5)
+            cars.append(Thing(x, t, CAR, "car side", dice.integer(28), lane == 0, 1.0))
+        else:
+            t, lane = dice.log_uniform(0.02, below * 0.86), dice.choose((-1, 1))
+            x = road_middle(ground, t) + lane * ROAD_HALF * 0.5 * t / ground.camera
+            cars.append(Thing(x, t, CAR, "car end", 2 * dice.integer(7) + (lane < 0), False, 1.0))
+    return _spread(cars, ground.camera)
+
+
+def _plan_boats(dice, ground):
+    if ground.river == "none":
+        return []
+    boats, below = [], 1 - ground.sky.horizon
+    wanted = dice.choose((1, 2, 3, 4, 5), (2, 4, 4, 3, 1))
+    for _ in range(16):
+        kind = dice.choose(("sailing boat", "motor boat", "fishing boat"), (0.5, 0.25, 0.25))
+        low, high = (ground.bank[0] * 1.5, ground.bank[1]) if ground.river == "bay" else (0.022, below * 0.9)
+        x, t = dice.uniform(0.03, 0.97), dice.log_uniform(low, high)
+        boat = Thing(x, t, BOAT, kind, dice.integer(6), dice.chance(0.5), dice.uniform(0.8, 1.15))
+        if len(boats) < wanted and _on(ground, WATER, x, t, 3.4):
+            boats.append(boat)
+    return _spread(boats, ground.camera)
+
+
+def _spread(things, camera):
+    """Leave out what would stand in another one: nearer than a length in both directions."""
+    kept = []
+    for thing in things:
+        if all(abs(thing.x - o.x) * camera / thing.t > 6.5 or abs(camera / thing.t - camera / o.t) > 7 for o in kept):
+            kept.append(thing)
+    return kept
+
+
+def _plan_poles(dice, ground):
+    lamp, height = dice.chance(0.5), dice.uniform(6.0, 7.6)
+    if ground.river == "bay":
+        near, _, tilt = ground.road
+        first, step = dice.uniform(-0.15, 0.05), dice.uniform(0.22, 0.34)
+        xs = [first + k * step for k in range(6)]
+        return [Pole(x, near * 0.985 + tilt * (x - 0.5), height, lamp, 1) for x in xs]
+    side = {"left": -1, "right": 1, "none": dice.choose((-1, 1))}[ground.river]
+    z, step, poles = ground.camera / (1 - ground.sky.horizon) * dice.uniform(1.05, 1.5), dice.uniform(11, 16), []
+    while z < 170:
+        t = ground.camera / z
+        poles.append(Pole(road_middle(ground, t) + side * (ROAD_HALF + 1.1) / z, t, height, lamp, -side))
+        z += step
+    return poles
+
+
+# ---- painting ------------------------------------------------------------------------------------------------------
+
+GREENS = [(128, 150, 132), (116, 146, 104), (122, 152, 88)]       # hills, from far to near
+MEADOW, ASPHALT, PAINT, KERB = (126, 156, 84), (116, 114, 120), (240, 232, 212), (186, 178, 166)
+IRON, WIRE = (64, 62, 76), (70, 66, 80)
+
+
+def draw(scene_plan, height, width):
+    """Paint a plan: (canvas, picture), the picture float32 (height, width, 3) in 0..1."""
+    canvas = Canvas(height, width)
+    painter = _Painter(canvas, scene_plan)
+    painter.hills()
+    painter.ground()
+    painter.everything()
+    return canvas, illuminate(canvas, scene_plan.sky, scene_plan.camera)
+
+
+class _Painter:
+    """Turns the plan's coordinates into fine pixels and paints from far to near."""
+
+    def __init__(self, canvas, plan):
+        self.canvas, self.plan = canvas, plan
+        self.W, self.H = canvas.width * SUPER, canvas.height * SUPER
+        self.unit = min(self.W, self.H)                  # things keep their shape in a picture of any shape
+        self.horizon = plan.sky.horizon * self.H
+        self.sun = 1 if plan.sky.sun_x > 0.5 else -1
+        self.lamps = plan.sky.mood.lamps
+
+    def at(self, x, t):
+        return x * self.W, self.horizon + t * self.H
+
+    def metre(self, t):
+        return t / self.plan.camera * self.unit
+
+    def hills(self):
+        for height, phase, k in self.plan.hills:
+            id = self.canvas.new_id(GRASS, (900, 420, 230)[k], is_object=False)
+            xs = np.linspace(0, 1, 33)
+            waves = (0.62 + 0.30 * np.sin(3.1 * xs + phase) + 0.16 * np.sin(7.7 * xs + 2 * phase) + 0.05 * np.sin(19 * xs + phase))
+            ys = self.horizon - height * self.H * np.maximum(waves, 0.05)
+            ridge = list(zip((xs * self.W).tolist(), ys.tolist(), strict=True))
+            foot = self.horizon + 2
+            self.canvas.polygon([(0, foot), *ridge, (self.W, foot)], GREENS[k], id)
+            shade = [(x + 0.01 * self.W, y + 0.25 * height * self.H * (1 + math.sin(23 * x / self.W + phase))) for x, y in ridge]
+            self.canvas.polygon([(0, foot), *shade, (self.W, foot)], tone(GREENS[k], 0.92))
+
+    def ground(self):
+        new = self.canvas.new_id
+        self.flat = {label: new(label, math.inf, is_object=False) for label in (GRASS, ROAD, MARKING, WATER)}
+        self.canvas.rectangle(0, self.horizon, self.W, self.H, MEADOW, self.flat[GRASS])
+        (self._bay if self.plan.river == "bay" else self._street)()
+
+    def _band(self, first, second, label, colour, t0=MARGIN, t1=None, count=20):
+        """A ribbon between two edges, each a function of t giving x."""
+        t1 = t1 or 1.02 * (1 - self.plan.sky.horizon)
+        ts = [t0 * (t1 / t0) ** (k / (count - 1)) for k in range(count)]
+        points = [self.at(first(t), t) for t in ts] + [self.at(second(t), t) for t in reversed(ts)]
+        self.canvas.polygon(points, colour, self.flat[label])
+
+    def _street(self):
+        plan, camera = self.plan, self.plan.camera
+
+        def beside(metres):
+            return lambda t: road_middle(plan, t) + metres * t / camera
+
+        if plan.river != "none":
+            side = -1 if plan.river == "left" else 1
+            near, far = plan.bank
+            self._band(beside(side * (near - 0.7)), beside(side * (far + 0.9)), GRASS, KERB)
+            self._band(beside(side * near), beside(side * far), WATER, (0, 0, 0))
+        self._band(beside(-ROAD_HALF - 0.5), beside(ROAD_HALF + 0.5), ROAD, KERB)
+        self._band(beside(-ROAD_HALF), beside(ROAD_HALF), ROAD, ASPHALT)
+        for edge in (-0.90, 0.90):
+            self._band(beside(edge * ROAD_HALF - 0.09), beside(edge * ROAD_HALF + 0.09), MARKING, PAINT, t0=0.05)
+        z, end = camera / (1.02 * (1 - plan.sky.horizon)), 120
+        z -= 2.5 * (plan.sky.drift)
+        while z < end:
+            self._band(beside(-0.14), beside(0.14), MARKING, PAINT, camera / (z + 3.2), camera / max(z, 0.5), count=3)
+            z += 6.4
+
+    def _bay(self):
+        plan, (near, far, tilt) = self.plan, self.plan.road
+        xs = [k / 24 for k in range(25)]
+        top = self.horizon + plan.bank[0] * self.H
+        for extra, label, colour in ((0.010, GRASS, (206, 190, 154)), (0.0, WATER, (0, 0, 0))):
+            shore = [self.at(x, _shore(plan, x) + extra) for x in xs]
+            self.canvas.polygon([(0, top), *shore, (self.W, top)], colour, self.flat[label])
+
+        def strip(t0, t1, label, colour, x0=0.0, x1=1.0):
+            corners = [(x0, t0), (x1, t0), (x1, t1), (x0, t1)]
+            self.canvas.polygon([self.at(x, t + tilt * (x - 0.5)) for x, t in corners], colour, self.flat[label])
+
+        strip(near - 0.012, far + 0.016, ROAD, KERB)
+        strip(near, far, ROAD, ASPHALT)
+        wide = (far - near) * 0.035
+        strip(near + 2 * wide, near + 3 * wide, MARKING, PAINT)
+        strip(far - 3 * wide, far - 2 * wide, MARKING, PAINT)
+        middle = near * 0.54 + far * 0.46
+        for k in range(8):
+            x = (k + plan.sky.drift) / 7 - 0.1
+            strip(middle - wide * 0.6, middle + wide * 0.6, MARKING, PAINT, x, x + 0.075)
+
+    def everything(self):
+        plan = self.plan
+        things = sorted([*plan.things, *plan.houses, *plan.poles], key=lambda thing: thing.t)
+        self.last_pole = None
+        for thing in things:
+            paint = {Thing: self._thing, House: self._house, Pole: self._pole}[type(thing)]
+            paint(thing)
+
+    def _thing(self, thing):
+        x, y = self.at(thing.x, thing.t)
+        rise = RISE[thing.kind] * thing.size * self.metre(thing.t)
+        flip = thing.flip if thing.label != TREE else self.sun > 0
+        image = sprite(thing.kind, thing.variant, rise, flip)
+        width = image.colour.width
+        id = self.canvas.new_id(thing.label, self.plan.camera / thing.t)
+        if thing.label == TREE:
+            long = 1 + self.plan.sky.mood.shadow
+            self.canvas.shade(x - self.sun * width * 0.35 * long, y, width * 1.1 * long, max(2, rise * 0.16), 0.42)
+        elif thing.label == CAR:
+            self.canvas.shade(x - self.sun * width * 0.06, y - rise * 0.03, width * 1.25, max(2, rise * 0.28), 0.6)
+        self.canvas.sprite(image, x, y, id)
+
+    def _house(self, house):
+        x, y = self.at(house.x, house.t)
+        vanish = 0.5 if self.plan.river == "bay" else self.plan.road[0]
+        paint_house(self.canvas, house, x, y, self.metre(house.t), (vanish * self.W, self.horizon), self.sun, self.lamps,
+                    self.plan.camera / house.t)
+
+    def _pole(self, pole):
+        canvas, (x, y), metre = self.canvas, self.at(pole.x, pole.t), self.metre(pole.t)
+        depth, top = self.plan.camera / pole.t, y - pole.height * metre
+        ends = [(x - 0.7 * metre, top + 0.5 * metre), (x + 0.7 * metre, top + 0.5 * metre)] if not pole.lamp else [(x, top + 0.6 * metre)]
+        if self.last_pole:
+            wire = canvas.new_id(POLE, depth, is_object=False)
+            for a, b in zip(self.last_pole, ends, strict=True):
+                self._wire(a, b, wire, max(1, round(metre * 0.07)))
+        self.last_pole = ends
+        id, half = canvas.new_id(POLE, depth), max(1.0, 0.10 * metre)
+        canvas.shade(x - self.sun * metre, y, metre * 2.4, max(2, metre * 0.3), 0.4)
+        canvas.rectangle(x - half / 2, top, x + half, y, IRON, id)
+        if half > 2:
+            lit = x - half / 2 if self.sun < 0 else x + half / 2
+            canvas.rectangle(lit, top, lit + half / 2, y, tone(IRON, 1.7))
+        if pole.lamp:
+            self._lamp(pole, x, top, metre, half, id)
+        else:
+            canvas.rectangle(ends[0][0], ends[0][1] - half / 2, ends[1][0], ends[1][1] + half / 2, IRON, id)
+
+    def _lamp(self, pole, x, top, metre, half, id):
+        end = x + pole.arm * 1.5 * metre
+        self.canvas.line([(x, top), (x + pole.arm * 0.9 * metre, top - 0.25 * metre), (end, top)], max(1, round(half)), IRON, id)
+        r = max(1.2, 0.32 * metre)
+        warm = (255, 240, 190) if self.lamps else (226, 222, 208)
+        self.canvas.rectangle(end - r, top, end + r, top + 1.1 * r, warm, id)
+        self.canvas.glows.append((end, top + r, 2.2 * r, 0.9))
+
+    def _wire(self, a, b, id, width):
+        sag = 0.06 * abs(b[0] - a[0]) + 0.02 * abs(b[1] - a[1])
+        points = [(a[0] + (b[0] - a[0]) * s, a[1] + (b[1] - a[1]) * s + 4 * sag * s * (1 - s)) for s in (0, 0.25, 0.5, 0.75, 1)]
+        self.canvas.line(points, width, WIRE, id)
