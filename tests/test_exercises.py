@@ -1,0 +1,245 @@
+"""Every exercise: right answers in unusual styles pass, the stub is not attempted, each plausible wrong answer is told its own mistake."""
+
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import segviz.exercises
+import segviz.metrics
+from segviz.exercises import engine, lesson_00, lesson_01, lesson_02
+from segviz.layers import linear_to_conv
+
+LESSONS = [importlib.import_module(f"segviz.exercises.{m.name}") for m in pkgutil.iter_modules(segviz.exercises.__path__)
+           if m.name.startswith("lesson_")]
+ALL = [exercise for lesson in LESSONS for exercise in lesson.EXERCISES.values()]
+
+
+@pytest.fixture(autouse=True)
+def own_progress(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGVIZ_HOME", str(tmp_path))
+
+
+# -- right answers as people write them
+
+def _labels_loop(scores):
+    label_map = np.zeros(scores.shape[1:], dtype=int)
+    for row in range(scores.shape[1]):
+        for column in range(scores.shape[2]):
+            label_map[row, column] = int(np.argmax(scores[:, row, column].numpy()))
+    return label_map
+
+
+def _shares_dict(mask, num_classes):
+    known = [int(x) for x in mask.flatten() if x != 255]
+    return tuple(known.count(c) / len(known) for c in range(num_classes))
+
+
+def _iou_loop(counts):
+    scores = []
+    for c in range(len(counts)):
+        union = float(counts[c].sum() + counts[:, c].sum() - counts[c, c])
+        scores.append(float(counts[c, c]) / union if union else float("nan"))
+    return scores
+
+
+def _dataset_numpy(matrices):
+    total = np.sum([m.numpy() for m in matrices], axis=0)
+    union = total.sum(0) + total.sum(1) - np.diag(total)
+    return np.mean([hit / u for hit, u in zip(np.diag(total), union, strict=True) if u])
+
+
+def _dataset_in_place(matrices):
+    matrices[0] += sum(matrices[1:])                    # spoils its argument: no reason to fail
+    return np.float32(np.nanmean(_iou_loop(matrices[0])))
+
+
+def _band_loop(mask, width):
+    band = torch.zeros_like(mask)
+    height, breadth = mask.shape
+    for r in range(height):
+        for c in range(breadth):
+            if mask[r, c]:
+                inside = r >= width and c >= width and r + width < height and c + width < breadth
+                around = mask[max(r - width, 0):r + width + 1, max(c - width, 0):c + width + 1]
+                band[r, c] = not (inside and around.all())
+    return band.int()
+
+
+def _band_steps(mask, width):
+    core = mask.clone()
+    for _ in range(width):
+        core = F.conv2d(core.float()[None, None], torch.ones(1, 1, 3, 3), padding=1)[0, 0] == 9
+    return (mask ^ core).numpy()
+
+
+def _band_double(mask, width):
+    padded = np.pad(mask.numpy(), width)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * width + 1,) * 2)
+    return mask.numpy() & ~windows.all((2, 3))
+
+
+def _count_loop(size, window, stride):
+    return len([start for start in range(0, size, stride) if start + window <= size])
+
+
+def _fold_loop(matrix, channels, k):
+    filters = torch.empty(len(matrix), channels, k, k)
+    for n, row in enumerate(matrix):
+        for i, number in enumerate(row):
+            filters[n, i // (k * k), i // k % k, i % k] = number
+    return filters
+
+
+class _Head(nn.Module):
+    def __init__(self, head, channels, k):
+        super().__init__()
+        self.head, self.k = head, k
+
+    def forward(self, x):                               # slow and right: the head itself, window by window
+        rows, columns = x.shape[2] - self.k + 1, x.shape[3] - self.k + 1
+        out = [[self.head(x[:, :, r:r + self.k, c:c + self.k]) for c in range(columns)] for r in range(rows)]
+        return torch.stack([torch.stack(line, -1) for line in out], -2)
+
+
+def _functional_head(head, channels, k):
+    weights = [p.detach().clone() for p in head.parameters()]
+    return lambda x: F.conv2d(F.conv2d(x, weights[0].reshape(-1, channels, k, k), weights[1]).relu(), weights[2][..., None, None], weights[3])
+
+
+RIGHT = {
+    lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
+                                   lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
+    lesson_00.class_shares: [_shares_dict, lambda m, n: [float((m == c).sum()) / float((m < 255).sum()) for c in range(n)],
+                             lambda m, n: np.bincount(m.numpy()[m.numpy() != 255], minlength=n) / (m != 255).sum().item(),
+                             lambda m, n: F.one_hot(m[m != 255], n).double().mean(0)],
+    lesson_01.class_iou: [_iou_loop, lambda c: np.diag(c) / np.where((u := c.numpy().sum(0) + c.numpy().sum(1) - np.diag(c)) > 0, u, np.nan),
+                          lambda c: segviz.metrics.class_iou(c), lambda c: torch.tensor(_iou_loop(c)).float()],
+    lesson_01.dataset_mean_iou: [_dataset_numpy, _dataset_in_place, lambda m: segviz.metrics.mean_iou(torch.stack(m).sum(0)),
+                                 lambda m: torch.tensor([_dataset_numpy(m)]).squeeze()],
+    lesson_01.blind_accuracy: [lambda c: max(row.sum() / c.sum() for row in c), lambda c: float(max(c.sum(1).tolist())) / float(c.sum()),
+                               lambda c: np.max(c.numpy().sum(axis=1)) / c.numpy().sum()],
+    lesson_01.boundary_band: [_band_loop, _band_steps, _band_double],
+    lesson_02.window_count: [_count_loop, lambda s, w, t: float(int((s - w) / t) + 1), lambda s, w, t: len(range(0, s - w + 1, t)),
+                             lambda s, w, t: torch.zeros(s).unfold(0, w, t).shape[0]],
+    lesson_02.fold_matrix: [_fold_loop, lambda m, c, k: m.numpy().reshape(-1, c, k, k), lambda m, c, k: m.unflatten(1, (c, k, k)),
+                            lambda m, c, k: torch.stack([row.view(c, k, k) for row in m])],
+    lesson_02.window_of: [lambda r, c, w, s: [r * s, c * s, r * s + w, c * s + w], lambda r, c, w, s: torch.tensor([r * s, c * s] * 2) +
+                          torch.tensor([0, 0, w, w]), lambda r, c, w, s: np.array([r, c, r, c]) * s + np.array([0, 0, w, w])],
+    lesson_02.fully_convolutional: [_Head, _functional_head,
+                                    lambda h, c, k: nn.Sequential(linear_to_conv(h[1], k), h[2], linear_to_conv(h[3]))],
+}
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda e: f"{e.lesson}.{e.name}")
+def test_right_answers_pass(exercise):
+    assert exercise.check(exercise.reference).outcome == "passed"
+    assert len(RIGHT[exercise]) >= 3
+    for answer in RIGHT[exercise]:
+        result = exercise.check(answer)
+        assert result.outcome == "passed", result
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda e: f"{e.lesson}.{e.name}")
+def test_wrong_answers_hear_their_own_mistake(exercise):
+    assert len(exercise.mistakes) >= 6
+    for words, mistake in exercise.mistakes.items():
+        result = exercise.check(mistake)
+        assert (result.outcome, result.message) == ("wrong", words)
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda e: f"{e.lesson}.{e.name}")
+def test_solution_stands_by_itself_and_hints_progress(exercise):
+    scope = {"torch": torch, "F": F, "nn": nn}
+    exec(exercise.source(), scope)
+    assert exercise.check(scope[exercise.name]).outcome == "passed"
+    assert len(exercise.hints) >= 2
+    shown = [exercise.hint().text for _ in exercise.hints]
+    assert len(set(shown)) == len(exercise.hints) and exercise.solution().text == exercise.source()
+
+
+# -- the engine itself, on one exercise
+
+EXERCISE = lesson_02.window_count
+
+
+def _stub_docstring(size, window, stride):
+    """Count."""
+
+
+def _stub_ellipsis(size, window, stride):
+    ...
+
+
+def _stub_todo(size, window, stride):
+    raise NotImplementedError
+
+
+def _nothing(size, window, stride):
+    (size - window) // stride + 1
+
+
+def _raises(size, window, stride):
+    return size / 0
+
+
+def _exits(size, window, stride):
+    raise SystemExit("bye")
+
+
+def _endless_recursion(size, window, stride):
+    return _endless_recursion(size, window, stride)
+
+
+def _interrupted(size, window, stride):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("answer", "outcome", "words"), [
+    (None, "not attempted", "Write your answer"), (..., "not attempted", "Write your answer"),
+    (_stub_docstring, "not attempted", "Write your answer"), (_stub_ellipsis, "not attempted", "Write your answer"),
+    (_stub_todo, "not attempted", "NotImplementedError"), (_nothing, "wrong", "forget `return`"),
+    (12, "wrong", "the function itself"), ("eight", "wrong", "the function itself"),
+    (_raises, "raised", "division by zero"), (_exits, "raised", "SystemExit"), (_endless_recursion, "raised", "RecursionError"),
+    (lambda size: size, "raised", "TypeError"), (_interrupted, "raised", "interrupted"),
+    (lambda s, w, t: "eight", "wrong", "should return"), (lambda s, w, t: [8, 8], "wrong", "shape"),
+    (lambda s, w, t: {"n": 8}, "wrong", "should return"), (lambda s, w, t: float("nan"), "wrong", "nan"),
+    (lambda s, w, t: 9, "wrong", "the answer is 8, but yours is 9"),
+])
+def test_outcomes(answer, outcome, words):
+    result = EXERCISE.check(answer)
+    assert result.outcome == outcome and words in result.message, result
+    assert outcome in result._repr_html_() and words.replace("`", "`") in repr(result)
+
+
+def test_a_raised_error_names_the_learners_line():
+    assert f"line {_raises.__code__.co_firstlineno + 1} of your cell" in EXERCISE.check(_raises).message
+
+
+def test_messages_are_escaped():
+    result = EXERCISE.check(lambda s, w, t: "<script>alert(1)</script>")
+    assert "<script>" not in result._repr_html_()
+
+
+def test_progress_is_kept_and_counts():
+    from segviz.exercises.progress import Progress
+    EXERCISE.check(_raises)
+    EXERCISE.check(EXERCISE.reference)
+    EXERCISE.check(None)
+    row = Progress().outcomes()["02", "window_count"]
+    assert (row.outcome, row.attempts) == ("passed", 2)
+
+
+def test_a_check_that_is_itself_broken_does_not_raise():
+    broken = engine.Exercise(EXERCISE.reference, "broken", ("a", "b"), lambda: 1 / 0, {})
+    result = broken.check(lambda *a: 1)
+    assert result.outcome == "raised" and "not your fault" in result.message
+
+
+def test_is_stub_tells_work_from_none():
+    assert engine.is_stub(lambda: None) and engine.is_stub(_stub_docstring)
+    assert not engine.is_stub(lambda x: x) and not engine.is_stub(lambda: 0) and not engine.is_stub(len)
