@@ -1,0 +1,263 @@
+// Drawing: a state's panels on one canvas. First of the three files that make the explorers' module (see engine.py).
+
+const GAP = 28, NARROW = 236, TALLEST = 420, BAR_ROW = 22;
+const FONT = { title: "600 13px", caption: "12px", bar: "12px", strong: "600 12px" };
+const CLEAR = 254, VOID = 255;
+const ROLES = ["ink", "muted", "line", "accent", "error", "paper", "mark"];
+
+function themeOf(element) {
+  const style = getComputedStyle(element);
+  const theme = { family: style.fontFamily };
+  for (const role of ROLES) theme[role] = style.getPropertyValue(`--sv-${role}`).trim();
+  return theme;
+}
+
+function wrap(ctx, words, width) {
+  const lines = [];
+  for (const word of words.split(" ").filter(Boolean)) {
+    const longer = lines.length ? `${lines.at(-1)} ${word}` : word;
+    if (lines.length && ctx.measureText(longer).width <= width) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  return lines;
+}
+
+const barsOf = (panel) => panel.layers.find((layer) => layer.kind === "Bars");
+const legendOf = (panel) => panel.layers.find((layer) => layer.legend);
+
+// Where every panel stands. `reserve` remembers the most lines a caption ever had, so that nothing jumps in a drag.
+function layOut(ctx, panels, width, family, reserve) {
+  const most = Math.max(1, Math.floor((width + GAP) / (NARROW + GAP)));
+  const columns = Math.ceil(panels.length / Math.ceil(panels.length / most));
+  const cell = Math.floor((width - GAP * (columns - 1)) / columns);
+  const boxes = panels.map((panel, i) => {
+    const [rows, cols] = panel.size;
+    const bars = barsOf(panel);
+    const wide = bars ? cell : Math.min(cell, TALLEST, TALLEST * cols / rows);
+    ctx.font = `${FONT.title} ${family}`;
+    const title = wrap(ctx, panel.title, cell);
+    ctx.font = `${FONT.caption} ${family}`;
+    const caption = wrap(ctx, panel.caption, cell);
+    reserve[i] = Math.max(reserve[i] || 0, caption.length);
+    const high = bars ? bars.rows.length * BAR_ROW : wide * rows / cols;
+    return { x: (i % columns) * (cell + GAP), w: wide, h: high, cell, title, caption, row: Math.floor(i / columns),
+             below: (legendOf(panel) ? 20 : 0) + reserve[i] * 17 };
+  });
+  let y = 0;
+  for (let row = 0; row <= boxes.at(-1).row; row++) {
+    const inRow = boxes.filter((box) => box.row === row);
+    const titles = Math.max(...inRow.map((box) => box.title.length)) * 18;
+    for (const box of inRow) Object.assign(box, { top: y, y: y + titles + 6 });
+    y = Math.max(...inRow.map((box) => box.y + box.h + box.below + 6)) + GAP - 8;
+  }
+  return { boxes, height: Math.ceil(y - GAP + 8) };
+}
+
+const scratch = new Map();
+function scratchCanvas(name, width, height) {
+  if (!scratch.has(name)) scratch.set(name, document.createElement("canvas"));
+  const canvas = scratch.get(name);
+  Object.assign(canvas, { width, height });        // also clears it
+  return canvas;
+}
+
+// The layer's pixels, one canvas pixel each; `mask` picks those pixels that are to be drawn.
+function paint(layer, buffers, colourOf) {
+  const data = buffers[layer.data.buffer], [rows, cols, channels] = layer.data.shape;
+  const canvas = scratchCanvas("small", cols, rows), ctx = canvas.getContext("2d");
+  const image = ctx.createImageData(cols, rows), out = image.data;
+  for (let i = 0, o = 0; i < rows * cols; i++, o += 4) {
+    if (channels === 3) {
+      out[o] = data[3 * i]; out[o + 1] = data[3 * i + 1]; out[o + 2] = data[3 * i + 2]; out[o + 3] = 255;
+    } else colourOf(data[i], out, o);
+  }
+  ctx.putImageData(image, 0, 0);
+  return canvas;
+}
+
+// Crisp at any scale: enlarged by a whole factor without smoothing, then brought to size with it.
+function enlarge(ctx, small, x, y, w, h) {
+  const factor = Math.ceil(Math.max(w / small.width, h / small.height) * ctx.getTransform().a);
+  let source = small;
+  if (factor > 1) {
+    source = scratchCanvas("large", small.width * factor, small.height * factor);
+    const large = source.getContext("2d");
+    large.imageSmoothingEnabled = false;
+    large.drawImage(small, 0, 0, source.width, source.height);
+  }
+  ctx.imageSmoothingEnabled = true;
+  ctx.imageSmoothingQuality = "high";
+  ctx.drawImage(source, x, y, w, h);
+}
+
+function stripes(ctx, small, x, y, w, h, colour, paper) {
+  const scale = ctx.getTransform().a;
+  const canvas = scratchCanvas("stripes", Math.ceil(w * scale), Math.ceil(h * scale)), over = canvas.getContext("2d");
+  over.imageSmoothingEnabled = false;
+  over.drawImage(small, 0, 0, canvas.width, canvas.height);
+  over.globalCompositeOperation = "source-in";
+  if (paper) { over.fillStyle = paper; over.fillRect(0, 0, canvas.width, canvas.height); }
+  over.globalCompositeOperation = "source-atop";
+  over.strokeStyle = colour;
+  over.lineWidth = 1.5 * scale;
+  over.beginPath();
+  for (let at = -canvas.height; at < canvas.width; at += 4.5 * scale) {
+    over.moveTo(at, canvas.height);
+    over.lineTo(at + canvas.height, 0);
+  }
+  over.stroke();
+  ctx.drawImage(canvas, x, y, w, h);
+}
+
+function drawPicture(ctx, layer, buffers, to, theme) {
+  const [rows, cols] = layer.data.shape, box = layer.box || [0, 0, cols, rows];
+  const [x, y] = to(box[0], box[1]), [right, bottom] = to(box[2], box[3]);
+  ctx.globalAlpha = layer.opacity;
+  const only = (label, rgb) => (value, out, o) => { if (value === label) out.set([...rgb, 255], o); };
+  if (layer.kind === "Hatch") {
+    stripes(ctx, paint(layer, buffers, only(1, [0, 0, 0])), x, y, right - x, bottom - y, theme[layer.colour] || layer.colour,
+            theme.paper);
+    return;
+  }
+  const palette = layer.palette && buffers[layer.palette.buffer];
+  let voids = false;
+  const small = paint(layer, buffers, (value, out, o) => {
+    if (value === CLEAR && 3 * value >= palette.length) return;
+    if (3 * value + 2 < palette.length) {
+      out[o] = palette[3 * value]; out[o + 1] = palette[3 * value + 1]; out[o + 2] = palette[3 * value + 2];
+    } else { out[o] = out[o + 1] = out[o + 2] = 26; voids = true; }
+    out[o + 3] = 255;
+  });
+  enlarge(ctx, small, x, y, right - x, bottom - y);
+  if (voids) stripes(ctx, paint(layer, buffers, only(VOID, [26, 26, 26])), x, y, right - x, bottom - y, "#6b6b6b");
+}
+
+// A line that stays visible on any picture: another under it, a little wider. Pictures do not change with the theme,
+// so neither does what lies under a mark.
+function strokeTwice(ctx, colour, width, theme, path) {
+  const under = colour === theme.mark ? "#ffffff" : theme.paper;
+  for (const [style, thick, alpha] of [[under, width + 2, 0.85], [colour, width, 1]]) {
+    Object.assign(ctx, { strokeStyle: style, lineWidth: thick, globalAlpha: alpha, lineJoin: "round" });
+    ctx.beginPath();
+    path();
+    ctx.stroke();
+  }
+}
+
+const DRAW = {
+  Image: drawPicture, LabelMap: drawPicture, HeatMap: drawPicture, Hatch: drawPicture,
+  Grid(ctx, layer, buffers, to, theme) {
+    const [x0, y0, x1, y1] = layer.box;
+    Object.assign(ctx, { strokeStyle: theme[layer.colour] || layer.colour, lineWidth: layer.width });
+    ctx.beginPath();
+    for (let i = 0; i <= layer.columns; i++) {
+      const x = x0 + (x1 - x0) * i / layer.columns;
+      ctx.moveTo(...to(x, y0)); ctx.lineTo(...to(x, y1));
+    }
+    for (let i = 0; i <= layer.rows; i++) {
+      const y = y0 + (y1 - y0) * i / layer.rows;
+      ctx.moveTo(...to(x0, y)); ctx.lineTo(...to(x1, y));
+    }
+    ctx.stroke();
+  },
+  Rects(ctx, layer, buffers, to, theme) {
+    const colour = theme[layer.colour] || layer.colour;
+    const path = () => {
+      for (const [x0, y0, x1, y1] of layer.boxes) {
+        const [left, top] = to(x0, y0), [right, bottom] = to(x1, y1);
+        ctx.rect(left, top, right - left, bottom - top);
+      }
+    };
+    if (layer.fill) {
+      Object.assign(ctx, { fillStyle: theme[layer.fill] || layer.fill, globalAlpha: 0.2 });
+      ctx.beginPath(); path(); ctx.fill();
+    }
+    if (layer.dashed) ctx.setLineDash([5, 4]);
+    if (layer.width) strokeTwice(ctx, colour, layer.width, theme, path);
+  },
+  Lines(ctx, layer, buffers, to, theme) {
+    strokeTwice(ctx, theme[layer.colour] || layer.colour, layer.width, theme, () => {
+      for (const points of layer.paths) points.forEach(([x, y], i) => (i ? ctx.lineTo(...to(x, y)) : ctx.moveTo(...to(x, y))));
+    });
+  },
+  Dots(ctx, layer, buffers, to, theme) {
+    for (const [x, y] of layer.points) {
+      ctx.beginPath();
+      ctx.arc(...to(x, y), layer.radius, 0, 7);
+      Object.assign(ctx, { fillStyle: theme[layer.colour] || layer.colour, strokeStyle: theme.paper, lineWidth: 1.5 });
+      ctx.stroke(); ctx.fill();
+    }
+  },
+  Text(ctx, layer, buffers, to, theme) {
+    Object.assign(ctx, { font: `${layer.size}px ${theme.family}`, textAlign: "center", textBaseline: "middle" });
+    const room = layer.fit && to(layer.fit, 0)[0] - to(0, 0)[0];
+    if (room && layer.items.some(([, , words]) => ctx.measureText(words).width > room - 2)) return;
+    for (const [x, y, words, colour] of layer.items) {
+      ctx.fillStyle = theme[colour || layer.colour] || colour || layer.colour;
+      ctx.fillText(words, ...to(x, y));
+    }
+  },
+  Bars(ctx, layer, buffers, to, theme, box) {
+    const digits = (row) => (row.value === null ? row.text || "–" : row.text || row.value.toFixed(3));
+    const widest = (words) => { ctx.font = `${FONT.strong} ${theme.family}`; return Math.max(...words.map((w) => ctx.measureText(w).width)); };
+    const label = widest(layer.rows.map((row) => row.label)) + 10, number = widest(layer.rows.map(digits)) + 10;
+    const room = box.w - label - number;
+    layer.rows.forEach((row, i) => {
+      if (!row.label) return;                                        // an empty row parts two groups
+      const y = box.y + (i + 0.5) * BAR_ROW;
+      Object.assign(ctx, { font: `${row.strong ? FONT.strong : FONT.bar} ${theme.family}`, textBaseline: "middle", fillStyle: theme.ink });
+      ctx.textAlign = "left"; ctx.fillText(row.label, box.x, y);
+      ctx.textAlign = "right"; ctx.fillText(digits(row), box.x + box.w, y);
+      ctx.fillStyle = theme.line; ctx.fillRect(box.x + label, y - 5, room, 10);
+      if (row.value === null) return;
+      ctx.fillStyle = theme[row.colour] || row.colour;
+      ctx.fillRect(box.x + label, y - 5, room * Math.min(1, Math.max(0, row.value / layer.maximum)), 10);
+      Object.assign(ctx, { strokeStyle: theme.muted, lineWidth: 0.75, globalAlpha: 0.6 });   // pale classes keep an edge
+      ctx.strokeRect(box.x + label, y - 5, room, 10);
+      ctx.globalAlpha = 1;
+      if (row.reference !== null) { ctx.fillStyle = theme.ink; ctx.fillRect(box.x + label + room * row.reference / layer.maximum - 1, y - 8, 2, 16); }
+    });
+  },
+};
+
+function drawLegend(ctx, layer, buffers, box, theme) {
+  const lut = buffers[layer.palette.buffer], y = box.y + box.h + 8, wide = Math.min(90, box.w / 3);
+  Object.assign(ctx, { font: `${FONT.caption} ${theme.family}`, textBaseline: "middle", textAlign: "left", fillStyle: theme.muted });
+  const low = String(layer.low), high = String(layer.high);
+  ctx.fillText(low, box.x, y + 5);
+  const start = box.x + ctx.measureText(low).width + 6;
+  ctx.fillText(`${high}  ${layer.legend}`, start + wide + 6, y + 5);
+  for (let i = 0; i < wide; i++) {
+    const at = 3 * Math.floor(i / wide * lut.length / 3);
+    ctx.fillStyle = `rgb(${lut[at]},${lut[at + 1]},${lut[at + 2]})`;
+    ctx.fillRect(start + i, y, 1.5, 9);
+  }
+}
+
+// Draws the whole state; returns the panels' boxes in CSS pixels, so that pointers can be placed over them.
+function drawState(canvas, state, buffers, width, reserve) {
+  const ctx = canvas.getContext("2d"), scale = window.devicePixelRatio || 1, theme = themeOf(canvas);
+  const { boxes, height } = layOut(ctx, state.panels, width, theme.family, reserve);
+  const size = { width: Math.round(width * scale), height: Math.round(height * scale) };
+  if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
+  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  ctx.setTransform(scale, 0, 0, scale, 0, 0);
+  ctx.clearRect(0, 0, width, height);
+  state.panels.forEach((panel, i) => {
+    const box = boxes[i], [rows, cols] = panel.size;
+    const to = (x, y) => [box.x + x * box.w / cols, box.y + y * box.h / rows];
+    Object.assign(ctx, { font: `${FONT.title} ${theme.family}`, textAlign: "left", textBaseline: "top", fillStyle: theme.ink });
+    box.title.forEach((line, n) => ctx.fillText(line, box.x, box.top + 18 * n));
+    Object.assign(ctx, { font: `${FONT.caption} ${theme.family}`, fillStyle: theme.muted });
+    const start = box.y + box.h + (legendOf(panel) ? 26 : 8);
+    box.caption.forEach((line, n) => ctx.fillText(line, box.x, start + 17 * n));
+    for (const layer of panel.layers) {
+      ctx.save();
+      if (layer.kind !== "Bars") { ctx.beginPath(); ctx.rect(box.x - 2, box.y - 2, box.w + 4, box.h + 4); ctx.clip(); }
+      DRAW[layer.kind](ctx, layer, buffers, to, theme, box);
+      ctx.restore();
+    }
+    if (legendOf(panel)) drawLegend(ctx, legendOf(panel), buffers, box, theme);
+  });
+  return boxes;
+}

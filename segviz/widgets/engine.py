@@ -1,0 +1,196 @@
+"""The explorers' one engine: a pure `compute(**controls) -> State`, controls, and a browser view that is quick.
+
+    def compute(stride):
+        return State([Panel("Samples", [Image(picture[::stride, ::stride])])], readout=f"Every {stride}. pixel.")
+
+    Explorer(compute, [Slider("stride", "Stride", 1, 8)], title="Sampling")
+
+The browser draws, and keeps the states that it has seen; only for others does it ask the kernel, one request at a
+time, and in a quiet moment for those next to it. Where all states are few they travel with the widget, and it needs
+no kernel; `export_html` makes a page of it that needs nothing at all. A `compute` that raises is shown in words.
+"""
+
+import base64
+from io import BytesIO
+from itertools import islice, product
+from pathlib import Path
+
+import anywidget
+import traitlets
+
+from segviz.widgets import controls as controls_
+from segviz.widgets.page import page, pack
+from segviz.widgets.panels import State, encode
+from segviz.widgets.snapshot import figure
+
+HERE = Path(__file__).parent
+MODULE = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("draw.js", "states.js", "explorer.js"))
+STYLE = (HERE / "explorer.css").read_text(encoding="utf-8")
+
+FEW_STATES = 128                         # up to here all states are computed at once and sent along,
+FEW_BYTES = 4_000_000                    # if together they are no larger than this before they are compressed
+PAGE_STATES = 2000                       # the most states in an exported page
+
+
+class Explorer(anywidget.AnyWidget):
+    """Controls over `compute(**values) -> State`, which must depend on its arguments alone.
+
+    `prepared`: True sends every state along, False none; None does so where they are few and small. `slow=True` is for
+    a `compute` that takes more than a few ten milliseconds: nothing is computed ahead, and no passing state is drawn.
+    """
+
+    _esm = MODULE
+    _css = STYLE
+    title = traitlets.Unicode().tag(sync=True)
+    places = traitlets.List(traitlets.Int()).tag(sync=True)
+    _controls = traitlets.List().tag(sync=True)
+    _start = traitlets.List().tag(sync=True)
+    _first = traitlets.Dict().tag(sync=True)
+    _prepared = traitlets.Bytes().tag(sync=True)
+    _complete = traitlets.Bool().tag(sync=True)
+    _slow = traitlets.Bool().tag(sync=True)
+
+    def __init__(self, compute, controls, *, title="", prepared=None, slow=False):
+        names = [control.name for control in controls]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Each control needs a name of its own; got {', '.join(names)}.")
+        self.compute, self.controls = compute, list(controls)
+        start = self._places({control.name: control.value for control in controls})
+        super().__init__(title=title, places=start, _start=start, _slow=slow,
+                         _controls=[controls_.describe(control) for control in controls])
+        self._first = self._entry(self._key(start))
+        block = self._prepare(prepared)
+        if block is not None:
+            self._prepared, self._complete = block, True
+        self.on_msg(self._answer)
+
+    # --- by values
+    @property
+    def values(self) -> dict:
+        """The controls' values now, by name."""
+        return self._values(self.places)
+
+    def set(self, **values) -> None:
+        """Move controls: `explorer.set(stride=4)`; the picture in the browser follows. ValueError in words if it cannot."""
+        self.places = self._places(self._complete_values(values))
+
+    def state(self, **values) -> State:
+        """What `compute` returns for these values; controls that are not named stay where they are."""
+        values = self._complete_values(values)
+        # To the nearest step, as the browser has it, so that one key has one state.
+        state = self.compute(**self._values(self._places(values)))
+        if not isinstance(state, State):
+            raise TypeError(f"compute must return a State of panels, not {type(state).__name__}.")
+        return state
+
+    def snapshot(self, **values):
+        """The state as a matplotlib figure, for print and for pages without script."""
+        return figure(self.state(**values), self.title)
+
+    def export_html(self, path=None) -> str:
+        """One HTML page that works with no kernel and fetches nothing; written to `path` where one is given.
+
+        It holds every state where they are at most 2000. Else it holds, from the present values and from each option of
+        a choice or toggle, the sweep of every single control; other settings go to the nearest of these, and say so.
+        """
+        states = {key: self._encoded(key) for key in islice(self._page_keys(), PAGE_STATES)}
+        readout = states[self._key(self.places)][0]["readout"]
+        text = page(self, pack(states), self._png(), readout)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    # --- places, keys and values
+    def _complete_values(self, values: dict) -> dict:
+        unknown = set(values) - {control.name for control in self.controls}
+        if unknown:
+            known = ", ".join(control.name for control in self.controls)
+            raise ValueError(f"No control is called {', '.join(sorted(unknown))}; there are {known}.")
+        return self.values | values
+
+    def _places(self, values: dict) -> list[int]:
+        return [place for control in self.controls for place in controls_.places(control, values[control.name])]
+
+    def _values(self, places) -> dict:
+        left = list(places)
+        values = {}
+        for control in self.controls:
+            count = len(control.sizes)
+            mine, left = left[:count], left[count:]
+            values[control.name] = control.at(mine if count > 1 else mine[0])
+        return values
+
+    @staticmethod
+    def _key(places) -> str:
+        return ",".join(map(str, places))
+
+    def _sizes(self) -> list[int]:
+        return [size for control in self.controls for size in control.sizes]
+
+    # --- states on their way to the browser
+    def _encoded(self, key: str) -> tuple[dict, list[bytes]]:
+        places = [int(part) for part in key.split(",")] if key else []
+        sizes = self._sizes()
+        if len(places) != len(sizes) or any(not 0 <= at < size for at, size in zip(places, sizes, strict=True)):
+            raise ValueError(f"No such setting: {key!r}.")
+        return encode(self.state(**self._values(places)))
+
+    def _entry(self, key: str) -> dict:
+        try:
+            state, buffers = self._encoded(key)
+            return {"key": key, "state": state, "buffers": buffers}
+        except (Exception, KeyboardInterrupt) as error:   # a learner's own compute may raise anything
+            return {"key": key, "fault": f"{type(error).__name__}: {error}", "buffers": []}
+
+    def _answer(self, _widget, content, _buffers) -> None:
+        if isinstance(content, dict) and isinstance(content.get("ask"), str):
+            entry = self._entry(content["ask"])
+            buffers = entry.pop("buffers")
+            self.send({**entry, "id": content.get("id")}, buffers)
+
+    def _prepare(self, wish) -> bytes | None:
+        """Every state, packed; None where that is not wished for, or would be too much to send unasked."""
+        sizes, fault = self._sizes(), "fault" in self._first
+        count = 1
+        for size in sizes:
+            count *= size
+        if fault or wish is False or (wish is None and (self._slow or count > FEW_STATES)):
+            return None
+        if wish is None and count * sum(map(len, self._first["buffers"])) > FEW_BYTES:
+            return None
+        return pack({key: self._encoded(key) for key in map(self._key, product(*map(range, sizes)))})
+
+    def _page_keys(self):
+        """The keys for a page, the present one first, none twice."""
+        sizes, now = self._sizes(), tuple(self.places)
+        total = 1
+        for size in sizes:
+            total *= size
+        yield self._key(now)
+        everything = product(*map(range, sizes)) if total <= PAGE_STATES else self._sweeps(now, sizes)
+        yield from (self._key(places) for places in dict.fromkeys(everything) if places != now)
+
+    def _sweeps(self, now, sizes):
+        discrete = [isinstance(c, (controls_.Choice, controls_.Toggle)) for c in self.controls for _ in c.sizes]
+        bases = [now] + [(*now[:i], at, *now[i + 1:]) for i, size in enumerate(sizes) if discrete[i] for at in range(size)]
+        for base in bases:
+            for i, size in enumerate(sizes):
+                yield from ((*base[:i], at, *base[i + 1:]) for at in range(size))
+
+    # --- where widgets cannot be shown
+    def _png(self) -> str:
+        """The present picture, base64; empty where `compute` fails."""
+        try:
+            picture = self.snapshot()
+        except (Exception, KeyboardInterrupt):            # the widget itself says what failed
+            return ""
+        buffer = BytesIO()
+        picture.savefig(buffer, format="png", dpi=90)
+        return base64.b64encode(buffer.getvalue()).decode()
+
+    def _repr_mimebundle_(self, **kwargs):
+        """The live view, and beside it a picture and a sentence for viewers that have no widgets."""
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        png = self._png()
+        readout = self._first.get("state", {}).get("readout") or self._first.get("fault", "")
+        return data | {"text/plain": f"{self.title}: {readout}"} | ({"image/png": png} if png else {}), metadata

@@ -1,0 +1,138 @@
+"""The same panels drawn by matplotlib: for print, and for viewers that show no widgets."""
+
+import math
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from segviz.draw import VOID_COLOUR
+from segviz.widgets.panels import CLEAR, VOID, Bars, Panel, State
+
+# The light theme of explorer.css.
+COLOURS = {"ink": "#1f2430", "muted": "#5b6270", "line": "#dfe2e8", "accent": "#0b62c4", "error": "#b3261e",
+           "paper": "#ffffff", "mark": "#d6004b"}
+WIDTH = 3.3                              # inches a panel
+
+
+def figure(state: State, title: str = "") -> Figure:
+    """The state as a figure with a canvas of its own (no pyplot, so nothing is left open)."""
+    columns = min(3, len(state.panels)) or 1
+    rows = math.ceil(len(state.panels) / columns)
+    drawn = Figure(figsize=(WIDTH * columns, 4.1 * rows + 0.3), layout="constrained", facecolor=COLOURS["paper"])
+    FigureCanvasAgg(drawn)
+    if title:
+        drawn.suptitle(title, fontsize=11, fontweight="bold", color=COLOURS["ink"])
+    for number, panel in enumerate(state.panels, start=1):
+        _draw_panel(drawn.add_subplot(rows, columns, number), panel)
+    if state.problem:
+        drawn.supxlabel(state.problem, fontsize=9, color=COLOURS["error"], wrap=True)
+    return drawn
+
+
+def _draw_panel(ax, panel: Panel) -> None:
+    ax.set_title(panel.title, fontsize=9, fontweight="bold", color=COLOURS["ink"], wrap=True)
+    rows, columns = panel.extent()
+    if not any(isinstance(layer, Bars) for layer in panel.layers):
+        ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], aspect="equal")
+        ax.set_xlabel(panel.caption, fontsize=8, color=COLOURS["muted"], wrap=True)
+        ax.spines[:].set_visible(False)
+    for layer in panel.layers:
+        DRAW[type(layer).__name__](ax, layer)
+
+
+def _colour(name: str) -> str:
+    return COLOURS.get(name, name)
+
+
+def _picture(ax, rgba, layer) -> None:
+    x0, y0, x1, y1 = layer.extent()
+    ax.imshow(rgba, extent=(x0, x1, y1, y0), interpolation="nearest", alpha=layer.opacity)
+
+
+def _image(ax, layer) -> None:
+    _picture(ax, layer.data, layer)
+
+
+def _indexed(ax, layer) -> None:
+    table = np.zeros((256, 4), dtype=np.uint8)
+    table[:, :3], table[:, 3] = VOID_COLOUR, 255
+    table[CLEAR] = 0
+    table[:len(layer.palette), :3] = layer.palette
+    _picture(ax, table[layer.data], layer)
+    if type(layer).__name__ == "LabelMap" and (layer.data == VOID).any():
+        _stripes(ax, layer.data == VOID, layer, "#6b6b6b")
+    if getattr(layer, "legend", ""):
+        ax.set_xlabel(f"{layer.legend}: {layer.low:g} (dark) to {layer.high:g} (bright)\n{ax.get_xlabel()}".strip(),
+                      fontsize=8, color=COLOURS["muted"])
+
+
+def _hatch(ax, layer) -> None:
+    paper = np.zeros((*layer.data.shape, 4))
+    paper[layer.data > 0] = 1.0
+    _picture(ax, paper, layer)
+    _stripes(ax, layer.data > 0, layer, _colour(layer.colour))
+
+
+def _stripes(ax, mask, layer, colour: str) -> None:
+    x0, y0, x1, y1 = layer.extent()
+    rows, columns = mask.shape
+    across, down = x0 + (np.arange(columns) + 0.5) * (x1 - x0) / columns, y0 + (np.arange(rows) + 0.5) * (y1 - y0) / rows
+    ax.contourf(across, down, mask.astype(float), levels=[0.5, 1.5], colors="none", hatches=["///////"],
+                ).set(edgecolor=colour, linewidth=0) if min(rows, columns) > 1 else None
+
+
+def _grid(ax, layer) -> None:
+    x0, y0, x1, y1 = layer.box
+    paths = [[(x, y0), (x, y1)] for x in np.linspace(x0, x1, layer.columns + 1)]
+    paths += [[(x0, y), (x1, y)] for y in np.linspace(y0, y1, layer.rows + 1)]
+    ax.add_collection(LineCollection(paths, colors=_colour(layer.colour), linewidths=0.7 * layer.width))
+
+
+def _rects(ax, layer) -> None:
+    for x0, y0, x1, y1 in layer.boxes:
+        if layer.fill:
+            ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor=_colour(layer.fill), alpha=0.2))
+        ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=_colour(layer.colour),
+                               linewidth=0.8 * layer.width, linestyle="--" if layer.dashed else "-"))
+
+
+def _lines(ax, layer) -> None:
+    ax.add_collection(LineCollection(layer.paths, colors=_colour(layer.colour), linewidths=0.8 * layer.width))
+
+
+def _dots(ax, layer) -> None:
+    ax.scatter(*zip(*layer.points, strict=True), s=3 * layer.radius**2, color=_colour(layer.colour), edgecolors="white") \
+        if layer.points else None
+
+
+def _text(ax, layer) -> None:
+    rows = abs(np.diff(ax.get_ylim())[0])
+    points = WIDTH * 72 * 0.8 * layer.fit / rows      # how wide a cell is, in points
+    if layer.fit and any(len(words) * 0.42 * layer.size > points for _, _, words, *_ in layer.items):
+        return
+    for x, y, words, *colour in layer.items:
+        ax.text(x, y, words, ha="center", va="center", fontsize=0.7 * layer.size, color=_colour((colour or [layer.colour])[0]))
+
+
+def _bars(ax, layer) -> None:
+    places = np.arange(len(layer.rows))
+    values = [0.0 if math.isnan(row.value) else row.value for row in layer.rows]
+    ax.barh(places, [layer.maximum if row.label else 0 for row in layer.rows], color=COLOURS["line"], height=0.45)
+    ax.barh(places, values, color=[_colour(row.colour) for row in layer.rows], height=0.45)
+    for place, row in ((place, row) for place, row in zip(places, layer.rows, strict=True) if row.label):
+        words = row.text or ("–" if math.isnan(row.value) else f"{row.value:.3f}")
+        ax.text(layer.maximum * 1.03, place, words, va="center", fontsize=8, color=COLOURS["ink"])
+        if row.reference is not None:
+            ax.plot([row.reference] * 2, [place - 0.36, place + 0.36], color=COLOURS["ink"], linewidth=1.5)
+    ax.set_box_aspect(1)
+    ax.set_yticks(places, [row.label for row in layer.rows], fontsize=8)
+    ax.tick_params(length=0)
+    ax.set(ylim=(len(places) - 0.5, -0.5), xlim=(0, 1.22 * layer.maximum), xticks=[])
+    ax.spines[:].set_visible(False)
+
+
+DRAW = {"Image": _image, "LabelMap": _indexed, "HeatMap": _indexed, "Hatch": _hatch, "Grid": _grid, "Rects": _rects,
+        "Lines": _lines, "Dots": _dots, "Text": _text, "Bars": _bars}

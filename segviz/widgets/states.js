@@ -1,0 +1,83 @@
+// States: those the browser has, and asking the kernel for others. Second of the three files (see engine.py).
+
+const KEPT = 600, SILENCE = 5000, PAUSE = 40;
+
+// The states seen last, oldest forgotten first; those that came with the widget (`fixed`) stay.
+class Shelf {
+  constructor() { this.fixed = new Map(); this.recent = new Map(); }
+  has(key) { return this.fixed.has(key) || this.recent.has(key); }
+  get(key) { return this.fixed.get(key) || this.recent.get(key); }
+  put(key, entry) {
+    this.recent.delete(key);
+    this.recent.set(key, entry);
+    if (this.recent.size > KEPT) this.recent.delete(this.recent.keys().next().value);
+  }
+  // The state nearest to `key`. A difference in the control that has just been moved weighs most: the others give way.
+  nearest(key, moved) {
+    const wanted = key.split(",").map(Number);
+    let best = null, least = Infinity;
+    for (const other of [...this.fixed.keys(), ...this.recent.keys()]) {
+      const far = other.split(",").reduce((sum, at, i) => sum + Math.abs(at - wanted[i]) * (i === moved ? 1e6 : 1), 0);
+      if (far < least) [best, least] = [other, far];
+    }
+    return best;
+  }
+}
+
+const bytesOf = (view) => (view instanceof Uint8Array ? view : new Uint8Array(view.buffer || view, view.byteOffset || 0, view.byteLength));
+
+// Prepared states come as one compressed block: the length of a JSON head, the head, then every array once.
+async function unpack(block, shelf) {
+  const stream = new Blob([bytesOf(block)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const headEnd = 4 + new DataView(bytes.buffer).getUint32(0, true);
+  const head = JSON.parse(new TextDecoder().decode(bytes.subarray(4, headEnd)));
+  let at = headEnd;
+  const buffers = head.lengths.map((length) => bytes.subarray(at, (at += length)));
+  for (const [key, state] of Object.entries(head.states)) shelf.fixed.set(key, { state, buffers });
+}
+
+// One real request in flight; a newer wish replaces the one that waits. What is fetched ahead goes one at a time, only
+// while nothing real is wanted, so that the kernel never has more than one small job before a real one.
+class Asking {
+  constructor(send, shelf, { arrived, fault, silent, slow }) {
+    Object.assign(this, { send, shelf, arrived, fault, silent, slow, number: 0, flying: null, waiting: null, ahead: null });
+  }
+  get busy() { return this.flying !== null; }
+  want(key) {
+    clearTimeout(this.pause);
+    if (this.flying) this.waiting = key === this.flying.key ? null : key;
+    else this.fly(key);
+  }
+  forget() { this.waiting = null; clearTimeout(this.pause); }
+  fly(key) {
+    this.flying = { id: ++this.number, key };
+    this.waiting = null;
+    this.timer = setTimeout(() => this.lost(), SILENCE);
+    try { this.send({ ask: key, id: this.number }); } catch { this.lost(); }
+  }
+  lost() {
+    clearTimeout(this.timer);
+    this.flying = this.ahead = null;
+    this.silent();
+  }
+  answer({ id, key, state, fault }, buffers) {
+    if (state) this.shelf.put(key, { state, buffers: buffers.map(bytesOf) });
+    if (this.ahead === id) { this.ahead = null; this.arrived(key, true); return; }
+    const mine = this.flying && this.flying.id === id;
+    if (mine) { clearTimeout(this.timer); this.flying = null; }
+    if (fault) this.fault(key, fault); else this.arrived(key, false);
+    if (mine && this.waiting) this.shelf.has(this.waiting) ? this.arrived(this.waiting, false) : this.fly(this.waiting);
+  }
+  // `nearby` lists keys, the likeliest first.
+  fetchAhead(nearby) {
+    clearTimeout(this.pause);
+    if (this.slow) return;
+    this.pause = setTimeout(() => {
+      const next = nearby.find((key) => !this.shelf.has(key));
+      if (!next || this.flying || this.ahead !== null) return;
+      this.ahead = ++this.number;
+      try { this.send({ ask: next, id: this.ahead }); } catch { this.ahead = null; }
+    }, PAUSE);
+  }
+}
