@@ -5,19 +5,19 @@ Every face has its own light: the side towards the sun is bright and warm, the o
 
 from typing import NamedTuple
 
-import numpy as np
-
 from segviz.data.paint import BUILDING, mix, tone
 
 WALLS = [(236, 224, 200), (224, 192, 152), (214, 158, 126), (232, 208, 168), (188, 196, 186), (206, 172, 164),
          (176, 188, 198), (238, 232, 220), (200, 128, 104), (222, 184, 112)]
 ROOFS = [(178, 88, 66), (150, 74, 64), (94, 88, 104), (72, 96, 108), (190, 112, 76), (116, 76, 78)]
-PANE, PANE_LIT, DOOR = (62, 78, 100), (255, 214, 138), (92, 66, 58)
+PANE, PANE_SKY, PANE_LIT = (62, 78, 100), (108, 138, 160), (255, 255, 190)
+FRAME, DOOR = (246, 238, 222), (92, 66, 58)
 
 
 class House(NamedTuple):
     x: float          # middle of the front's foot, part of the picture's width
     t: float          # how far its foot lies below the horizon, part of the picture's height
+    lift: float       # how far the foot is raised, as on a hill; part of the picture's height
     width: float      # metres
     height: float     # metres, wall only
     roof: str         # "gable", "ridge", "flat", "spire"
@@ -35,7 +35,8 @@ def paint_house(canvas, house, x, y, metre, vanishing, sun_side, lamps, depth):
     side = 1 if vanishing[0] > x else -1                # which side wall is seen
     wall, tiles = WALLS[house.wall % len(WALLS)], ROOFS[house.tiles % len(ROOFS)]
     front_light, side_light = 0.96, (1.10 if side == sun_side else 0.62)
-    canvas.shade(x - sun_side * half * 0.9, y, half * 3.4, max(3, metre * 2.2), 0.5)
+    if half > 8:
+        canvas.shade(x - sun_side * half * 0.9, y, half * 3.4, max(3, metre * 2.2), 0.5)
 
     near, far = (x + side * half, y), (x - side * half, y)           # the corner by the side wall, and the other
     up, far_up = (near[0], y - tall), (far[0], y - tall)
@@ -88,44 +89,39 @@ def _roof(canvas, house, id, x, half, metre, up, far_up, vanishing, seen, side, 
         canvas.rectangle(x - half - over, top - cornice, x + half + over, top, tone(tiles, 1.05), id)
 
 
-def _bars(count, length, part):
-    """uint8 (length,): `count` bars, each `part` of its own stretch."""
-    place = (np.arange(length) + 0.5) * count / length % 1
-    return np.where(abs(place - 0.5) < part / 2, 255, 0).astype(np.uint8)
-
-
 def _front_windows(canvas, house, x, y, half, tall, metre, lamps):
     columns, rows = max(1, round(house.width / 2.6)), house.storeys
-    width, height = round(half * 1.84), round(tall * 0.94)
-    if width < 4 * columns or height < 4 * rows:
+    step_x, step_y = half * 1.84 / columns, tall * 0.94 / rows
+    if step_x < 4 or step_y < 4:
         return
-    across, down = _bars(columns, width, 0.40), _bars(rows, height, 0.52)
     left, top = x - half * 0.92, y - tall
-    if metre > 9:
-        sill = np.roll(down, max(1, round(metre * 0.12)))
-        canvas.mask_fill(sill[:, None] & np.where(np.roll(across, 1) | np.roll(across, -1), 255, 0).astype(np.uint8),
-                         left, top, (246, 238, 222))
-    canvas.mask_fill(down[:, None] & across, left, top, PANE)
-    if metre > 9:                        # the upper part of a pane mirrors the sky
-        canvas.mask_fill((down & np.roll(down, -round(height / rows * 0.26)))[:, None] & across, left, top, (108, 138, 160))
+    wide, high = step_x * 0.40, step_y * 0.52
+    lefts = [round(left + (k + 0.30) * step_x) for k in range(columns)]
+    tops = [round(top + (k + 0.26) * step_y) for k in range(rows)]
+    fine = metre > 9
+    if fine:                                             # frame and sill first, then the pane within
+        rim = max(1, metre * 0.12)
+        canvas.tiles([v - rim for v in lefts], [v - rim for v in tops], wide + 2 * rim, high + 3 * rim, FRAME)
+    canvas.tiles(lefts, tops, wide, high, PANE)
+    if fine:                                             # the upper part of a pane mirrors the sky
+        canvas.tiles(lefts, tops, wide, high * 0.42, PANE_SKY)
+        canvas.rectangle(x - half, y - 0.35 * metre, x + half, y, tone(WALLS[house.wall % len(WALLS)], 0.74))
     door = max(2, 1.3 * metre)
     canvas.rectangle(x - door / 2, y - 2.3 * metre, x + door / 2, y, DOOR)
-    if lamps > 0:
-        _lit_windows(canvas, house, left, top, width / columns, height / rows, columns, rows, lamps)
+    if lamps > 0.5:
+        _lit_windows(canvas, house, lefts, tops, wide, high)
 
 
-def _lit_windows(canvas, house, left, top, step_x, step_y, columns, rows, lamps):
+def _lit_windows(canvas, house, lefts, tops, wide, high):
     pattern = int(house.lit * 1e6)
-    for k in range(columns * rows):
-        if (pattern >> (k % 19)) & 1 and (k * 7 + pattern) % 3:
-            cx, cy = left + (k % columns + 0.5) * step_x, top + (k // columns + 0.5) * step_y
-            if lamps > 0.5:
-                canvas.rectangle(cx - step_x * 0.2, cy - step_y * 0.26, cx + step_x * 0.2, cy + step_y * 0.26, (255, 255, 190))
-                canvas.glows.append((cx, cy, step_x * 0.25, 0.45))
+    for k, (left, top) in enumerate((left, top) for top in tops for left in lefts):
+        if (pattern >> (k % 19)) & 1:
+            canvas.tiles([left], [top], wide, high, PANE_LIT)
+            canvas.glows.append((left + wide / 2, top + high / 2, wide * 0.6, 0.40))
 
 
 def _side_windows(canvas, house, near, up, back, back_up, light):
-    if abs(back[0] - near[0]) < 9:
+    if abs(back[0] - near[0]) < 14:
         return
     colour = tone(PANE, 0.6 + 0.4 * light)
     for k in range(house.storeys):

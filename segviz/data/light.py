@@ -83,8 +83,8 @@ def ripples(height, width):
 
 @lru_cache(maxsize=16)
 def paper(height, width):
-    """(height, width, 1) fine grain, as of paper; float32, standard deviation 1/255."""
-    return np.random.default_rng(7).normal(0, 1.2 / 255, (height, width, 1)).astype(np.float32)
+    """(height, width) fine grain, as of paper; float32, standard deviation about 1/255."""
+    return np.random.default_rng(7).normal(0, 1.2 / 255, (height, width)).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -95,23 +95,32 @@ def _halo(radius):
 
 
 @lru_cache(maxsize=256)
-def _cloud(variant, width):
-    """(body, lit part): two soft masks of a heap of puffs on a flat foot, lit from the left."""
-    rng = np.random.default_rng((31, variant))
-    w, h = 240, 90
+def _cloud(variant, width, flip):
+    """(body, lit part): two masks of a heap of puffs on a flat foot, lit from the left, or from the right if `flip`."""
+    masks = [mask.resize((max(4, width), max(2, width * mask.height // mask.width)),
+                         Image.Resampling.BOX if width < mask.width else Image.Resampling.BICUBIC)
+             for mask in _cloud_master(variant)]
+    return [mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else mask for mask in masks]
+
+
+@lru_cache(maxsize=16)
+def _cloud_master(variant):
+    rng, w, h = np.random.default_rng((31, variant)), 480, 200
     body, lit = Image.new("L", (w, h)), Image.new("L", (w, h))
     brush, light = ImageDraw.Draw(body), ImageDraw.Draw(lit)
-    for _ in range(26):
-        x = rng.uniform(0.14, 0.86)
-        r = h * rng.uniform(0.12, 0.30) * (1 - 1.5 * abs(x - 0.5))
-        y = h * 0.80 - r * rng.uniform(0.5, 1.0) - h * 0.34 * rng.random() * np.cos((x - 0.5) * np.pi)
-        brush.ellipse((x * w - 1.5 * r, y - r, x * w + 1.5 * r, y + r), fill=235)
-        q = 0.86 * r
-        light.ellipse((x * w - 0.3 * r - 1.5 * q, y - 0.22 * r - q, x * w - 0.3 * r + 1.5 * q, y - 0.22 * r + q), fill=225)
-    brush.rectangle((0, h * 0.82, w, h), fill=0)
-    size = (max(4, width), max(2, width * h // w))
-    return tuple(m.filter(ImageFilter.GaussianBlur(3.5)).resize(size, Image.Resampling.BOX if width < w else Image.Resampling.BICUBIC)
-                 for m in (body, Image.composite(lit, Image.new("L", (w, h)), body)))
+    heads = rng.uniform(0.25, 0.75, 3)                   # where the heap towers
+    for _ in range(64):
+        x = rng.uniform(0.10, 0.90)
+        tower = np.exp(-((x - heads) / 0.13) ** 2).max() * (1 - 2 * abs(x - 0.5)) + 0.10
+        r = h * (0.05 + 0.13 * rng.random() * (0.4 + tower))
+        y = h * 0.84 - r * 0.7 - h * 0.58 * rng.random() * tower
+        brush.ellipse((x * w - 1.4 * r, y - r, x * w + 1.4 * r, y + r), fill=240)
+        q = 0.80 * r
+        light.ellipse((x * w - 0.36 * r - 1.4 * q, y - 0.26 * r - q, x * w - 0.36 * r + 1.4 * q, y - 0.26 * r + q),
+                      fill=235)
+    brush.rectangle((0, h * 0.86, w, h), fill=0)
+    lit = Image.composite(lit, Image.new("L", (w, h)), body)
+    return body.filter(ImageFilter.GaussianBlur(3)), lit.filter(ImageFilter.GaussianBlur(5))
 
 
 # ---- sky -----------------------------------------------------------------------------------------------------------
@@ -127,7 +136,7 @@ class Sky:
 
 
 def paint_sky(sky, height, width):
-    """The sky with its sun and clouds: float32 (height, width, 3) in 0..1; below the horizon it goes on as haze."""
+    """The sky with its sun and clouds, an RGB image; below the horizon it goes on as haze."""
     mood = sky.mood
     rows = (np.arange(height, dtype=np.float32) + 0.5) / (height * sky.horizon)
     ramp = np.stack([np.interp(rows, (0, 0.55, 1), (a, b, c)) for a, b, c in
@@ -144,18 +153,11 @@ def paint_sky(sky, height, width):
         disc = _disc(max(2, round(0.036 * size)))
         image.paste(tuple(min(255, c + 8) for c in mood.sun), _around(disc, x, y), disc)
     for cx, cy, cw, variant in sky.clouds:
-        body, lit = _cloud(variant, 8 * max(1, round(cw * width / 8)))
-        if sky.sun_x > 0.5:
-            body, lit = _flipped_cloud(variant, 8 * max(1, round(cw * width / 8)))
+        body, lit = _cloud(variant, 8 * max(1, round(cw * width / 8)), sky.sun_x > 0.5)
         box = _around(body, cx * width, cy * foot)
         image.paste(mood.cloud_shade, box, body)
         image.paste(mood.cloud, box, lit)
-    return np.asarray(image, np.float32) * np.float32(1 / 255)
-
-
-@lru_cache(maxsize=256)
-def _flipped_cloud(variant, width):
-    return tuple(m.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for m in _cloud(variant, width))
+    return image
 
 
 @lru_cache(maxsize=128)
@@ -176,81 +178,106 @@ def _around(mask, x, y):
 
 
 # ---- everything together -------------------------------------------------------------------------------------------
+# Pictures are planar from here on, (3, H, W): numpy is several times faster where the long axis is the last.
 
-def _cover(canvas, values):
-    """Mean over each pixel's samples of `values[id]` (a list, 0..1): float32 (height, width)."""
-    table = [round(255 * v) for v in values] + [0] * (256 - len(values))
-    return np.asarray(canvas.ids.point(table).reduce(SUPER), np.float32) * np.float32(1 / 255)
+def _planes(image):
+    return np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C") * np.float32(1 / 255)
 
 
 def air(depth, sky):
     """How much of a thing at `depth` metres is lost in the haze, 0..1."""
-    return 0.94 * (1 - np.exp(-depth * (0.0022 + 0.011 * sky.haze)))
+    return 0.94 * (1 - np.exp(-depth * (0.0016 + 0.010 * sky.haze)))
+
+
+def _covers(canvas, sky):
+    """What part of each pixel is sky, water, flat ground, and what part is lost in haze: float32 (4, H, W)."""
+    labels, depths = np.array(canvas.labels), np.array(canvas.depths)
+    flat = np.isin(labels, FLAT) & np.isinf(depths)
+    solid = ~flat & (labels != SKY) & (labels != WATER)
+    lost = np.where(solid, air(np.where(solid, depths, 0), sky), 0)
+    tables = np.zeros((256, 3), np.uint8)
+    tables[:len(labels)] = np.stack([255 * (labels == SKY), 255 * (labels == WATER), (255 * lost).round()], 1)
+    coloured = canvas.ids.copy()
+    coloured.putpalette(tables.tobytes())                       # a palette looks up three tables in one pass
+    covers = np.empty((4, canvas.height, canvas.width), np.float32)
+    covers[[0, 1, 3]] = _planes(coloured.convert("RGB").reduce(SUPER))
+    flats = (255 * flat).astype(np.uint8).tolist()
+    covers[2] = np.asarray(canvas.ids.point(flats + [0] * (256 - len(flats))).reduce(SUPER))
+    covers[2] /= 255
+    return covers
 
 
 def illuminate(canvas, sky, camera):
-    """The finished picture: float32 (height, width, 3) in 0..1. `camera` is the eye's height in metres."""
+    """The finished picture: float32 (3, height, width) in 0..1. `camera` is the eye's height in metres."""
     height, width = canvas.height, canvas.width
-    mood, labels = sky.mood, canvas.labels
-    picture = np.asarray(canvas.picture.reduce(SUPER), np.float32) * np.float32(1 / 255)
-    heaven = paint_sky(sky, height, width)
-    behind = _cover(canvas, [label == SKY for label in labels])
-    wet = _cover(canvas, [label == WATER for label in labels])
-    flat = _cover(canvas, [label in FLAT and not np.isfinite(depth) for label, depth in zip(labels, canvas.depths, strict=True)])
-    lost = _cover(canvas, [0 if label in (SKY, WATER) or not np.isfinite(depth) else air(depth, sky)
-                           for label, depth in zip(labels, canvas.depths, strict=True)])
-
-    first = int(sky.horizon * height)
+    mood, first = sky.mood, int(sky.horizon * height)
+    behind, wet, flat, lost = _covers(canvas, sky)
+    heaven = _planes(paint_sky(sky, height, width))
     t = np.maximum((np.arange(height, dtype=np.float32) + 0.5) / height - sky.horizon, 0.004)
-    lost += flat * air(camera / t, sky)[:, None].astype(np.float32)
+    lost += flat * air(camera / t, sky)[:, None]
     grain = np.zeros((height, width), np.float32)
-    grain[first:] = np.roll(ground_noise(height, width)[:height - first], round(sky.drift * width), axis=1)
-    light = 1 + 0.17 * flat * grain
-    light *= (1.04 - 0.16 * np.clip(t / t[-1], 0, 1) ** 2)[:, None]       # the near ground lies a little darker
+    start = int(sky.drift * width)
+    grain[first:] = ground_noise(height, 2 * width)[:height - first, start:start + width]
+    grain *= flat
 
-    kept = (light * (1 - lost / np.maximum(1 - behind - wet, 0.05)).clip(0, 1))[..., None]
-    picture = picture * kept * np.asarray(mood.tint, np.float32)
-    picture += lost[..., None] * (np.asarray(mood.haze, np.float32) / 255) + heaven * behind[..., None]
+    picture = _planes(canvas.picture.reduce(SUPER))
+    kept = 1 - lost / np.maximum(1 - behind - wet, 0.05)
+    kept *= (1.05 - 0.20 * np.clip(t / t[-1], 0, 1) ** 2)[:, None]       # the near ground lies a little darker
+    for plane, tint, haze, amount in zip(picture, mood.tint, mood.haze, (0.22, 0.17, 0.10), strict=True):
+        plane *= kept * (tint + amount * tint * grain)                   # light patches are warm, dark ones cool
+        plane += lost * (haze / 255)
+    picture += heaven * behind
     if wet.any():
-        picture += wet[..., None] * _mirror(picture, heaven, wet, sky, first)
+        _fill_water(picture, heaven, behind, wet, sky, first, canvas.middles())
     if mood.lamps and canvas.glows:
         picture += _lamplight(canvas, mood)
     picture += paper(height, width)
-    return picture.clip(0, 1)
+    return picture.clip(0, 1, out=picture)
 
 
-def _mirror(picture, heaven, wet, sky, first):
-    """What the water shows: the picture above each shore turned over, stirred by ripples, with glints of the sun."""
+def _fill_water(picture, heaven, behind, wet, sky, first, ids):
+    """Add what the water shows: a boat turned over at its own foot, the far shore at the first water below it, the sky
+    at the horizon; stirred by ripples, with glints of the sun. Works on `picture` in place, where water is still black.
+    """
     height, width = wet.shape
-    top = max(0, int((wet > 0.5).any(1).argmax()) - 1)
-    rows, columns = np.arange(top, height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)[None, :]
-    wave = np.roll(ripples(height, width)[max(0, top - first):], round(sky.drift * width), axis=1)[:height - top]
-    shore = np.maximum.accumulate(np.where(wet[top:] < 0.5, rows, top - 1), axis=0)
-    reach = (rows - top + 2.0) / (height - top)
-    size = min(height, width)
-    up = 2 * shore - rows + 1 + (wave * reach * 0.10 * size).astype(np.int32)
-    across = columns + (wave * (0.3 + reach) * 0.022 * size).astype(np.int32)
-    dry = np.where(wet[..., None] > 0.5, heaven, picture)      # water mirrored in water: the sky, again
-    seen = dry[up.clip(0, height - 1), across.clip(0, width - 1)]
-    depth = (0.16 + 0.42 * reach)[..., None].astype(np.float32)
-    colour = seen * (1 - depth) + np.asarray(sky.mood.water, np.float32) / 255 * depth
-    colour *= (1 + 0.09 * wave)[..., None]
-    path = np.exp(-((columns - sky.sun_x * width) / (0.16 * width)) ** 2) * sky.mood.glow + 0.10
-    glint = np.clip(wave - 0.42, 0, 0.3) * path * 2.6
-    colour += glint[..., None] * (np.asarray(sky.mood.sun, np.float32) / 255)
-    result = np.zeros_like(picture)
-    result[top:] = colour
-    return result
+    size, covered = min(height, width), wet > 0.5
+    top = max(1, int(covered.any(1).argmax()))
+    left, right = int((wet > 0).any(0).argmax()), width - int((wet > 0).any(0)[::-1].argmax())
+    rows, columns = np.arange(top, height)[:, None], np.arange(left, right)[None, :]
+    start = int(sky.drift * width) + left
+    wave = ripples(height, 2 * width)[max(0, top - first):][:height - top, start:start + right - left]
+    reach = (rows - top + 2.0).astype(np.float32) / (height - top)
+    shake_up = (wave * (reach * np.float32(0.08 * size))).astype(np.intp)
+    across = columns + (wave * ((0.3 + reach) * np.float32(0.020 * size))).astype(np.intp)
+    across = across.clip(0, width - 1)
+
+    shore = np.maximum.accumulate(np.where(covered[top:, left:right], top - 1, rows), axis=0)
+    coast = np.where(covered[:, left:right].any(0), covered[:, left:right].argmax(0), height) - 1
+    thing = (2 * shore - rows + 1 + shake_up).clip(0, height - 1) * width + across
+    behind_it = (2 * coast - rows + 1 + shake_up).clip(0, height - 1) * width + across
+    same = ids.take(thing) == ids.take(shore * width + columns)
+    thing = np.where(same, thing, behind_it)
+    above = (2 * first - rows + 2 * shake_up).clip(0, max(first - 1, 0)) * width + across
+    is_open = (behind + wet > 0.5).take(thing)
+    solid = 1 / np.maximum(1 - wet, 0.3)
+    depth, light = 0.14 + 0.40 * reach, 1 + np.float32(0.10) * wave
+    path = np.exp(-((columns - sky.sun_x * width) / (0.15 * width)) ** 2).astype(np.float32) * sky.mood.glow + 0.16
+    glint = np.clip(wave - np.float32(0.40), 0, 0.3) * (2.4 * path)
+    near, own, part = (1 - depth) * light, depth * light / 255, wet[top:, left:right]
+    for plane, air_plane, water, sun in zip(picture, heaven, sky.mood.water, sky.mood.sun, strict=True):
+        seen = np.where(is_open, air_plane.take(above), (plane * solid).take(thing))
+        plane[top:, left:right] += (seen * near + water * own + (sun / 255) * glint) * part
 
 
 def _lamplight(canvas, mood):
-    """Warm light around lamps and lit windows: float32 (height, width, 3) to add."""
-    glow = Image.new("L", (canvas.width, canvas.height))
+    """Warm light around lamps and lit windows: float32 (3, height, width) to add."""
+    glow, size = Image.new("L", (canvas.width, canvas.height)), min(canvas.width, canvas.height)
     brush = ImageDraw.Draw(glow)
     for x, y, r, strength in canvas.glows:
-        x, y, r = x / SUPER, y / SUPER, max(0.6, r / SUPER)
-        brush.ellipse((x - r, y - r, x + r, y + r), fill=round(255 * strength))
-    near = np.asarray(glow.filter(ImageFilter.GaussianBlur(min(canvas.width, canvas.height) / 48)), np.float32)
-    wide = np.asarray(glow.filter(ImageFilter.BoxBlur(min(canvas.width, canvas.height) / 14)), np.float32)
-    light = (near * 0.9 + wide * 1.2) * (mood.lamps / 255)
-    return light[..., None] * np.array([1.0, 0.74, 0.40], np.float32)
+        x, y, r = x / SUPER, y / SUPER, r / SUPER
+        far = min(1.0, r / (0.010 * size)) ** 2              # a small light far away must not shine like a near one
+        r = max(0.5, r)
+        brush.ellipse((x - r, y - r, x + r, y + r), fill=round(255 * strength * far))
+    near = np.asarray(glow.filter(ImageFilter.GaussianBlur(size / 60)), np.float32)
+    wide = np.asarray(glow.filter(ImageFilter.BoxBlur(size / 16)), np.float32)
+    return (near * 0.62 + wide * 0.9) * (mood.lamps / 255) * np.array([1.0, 0.74, 0.40], np.float32).reshape(3, 1, 1)

@@ -5,6 +5,7 @@ painted into the one is painted into the other, so the label map cannot drift aw
 stay black here; `light.py` fills them at the end, because what they look like depends on all the rest.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -69,18 +70,24 @@ class Canvas:
         box = (round(x - mask.width / 2), round(y - mask.height / 2))
         self.picture.paste(colour, (*box, box[0] + mask.width, box[1] + mask.height), mask)
 
-    def mask_fill(self, mask, x, y, colour):
-        """Fill the set pixels of a uint8 array, its upper left corner at (x, y), with one colour."""
-        x, y = round(x), round(y)
-        self.picture.paste(colour, (x, y, x + mask.shape[1], y + mask.shape[0]), Image.fromarray(mask))
+    def middles(self):
+        """The id in the middle of each pixel: uint8 (height, width)."""
+        return np.asarray(self.ids)[SUPER // 2::SUPER, SUPER // 2::SUPER]
+
+    def tiles(self, lefts, tops, width, height, colour):
+        """Rectangles of one size at every crossing of `lefts` and `tops`."""
+        width, height = max(0, round(width) - 1), max(0, round(height) - 1)
+        for top in tops:
+            for left in lefts:
+                self._brush.rectangle((left, top, left + width, top + height), colour)
 
 
 def _step(pixels):
-    """The nearest size of a geometric scale with six steps an octave, so that soft masks can be reused."""
-    return max(3, round(2 ** (round(np.log2(max(pixels, 2)) * 6) / 6)))
+    """The nearest size of a geometric scale with four steps an octave, so that soft masks can be reused."""
+    return max(3, round(2 ** (round(math.log2(max(pixels, 2)) * 4) / 4)))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2048)
 def _soft_ellipse(width, height, strength):
     small = 4                                          # drawn at 1/4 where large: it is blurred anyhow
     width, height = width * 5 // 4, height * 5 // 4

@@ -86,7 +86,7 @@ class Dice:
 def plan(index, seed):
     dice = Dice(seed, index)
     river = dice.choose(("left", "right", "bay", "none"), (0.32, 0.32, 0.24, 0.12))
-    camera = dice.uniform(5.0, 9.0)
+    camera = dice.log_uniform(3.6, 12.0)
     sky = _plan_sky(dice)
     road, bank = _plan_ground(dice, river, sky.horizon)
     ground = Plan(sky, camera, river, road, bank, _plan_hills(dice), (), (), ())
@@ -116,12 +116,22 @@ def _plan_ground(dice, river, horizon):
         if river == "left":
             bottom, vanish = 1 - bottom, 1 - vanish
     near = dice.uniform(6.5, 11.0)
-    return (vanish, bottom, dice.uniform(-0.10, 0.10)), (near, near + dice.uniform(22.0, 60.0))
+    return (vanish, bottom, dice.uniform(-0.22, 0.22)), (near, near + dice.uniform(22.0, 60.0))
 
 
 def _plan_hills(dice):
-    return tuple((dice.uniform(*heights), dice.uniform(0, 40), k)
-                 for k, heights in enumerate(((0.07, 0.17), (0.04, 0.10), (0.02, 0.05))))
+    """Three ranges, far to near: sometimes mountains, sometimes hardly a swell."""
+    high = dice.choose((0.4, 1.0, 1.7), (0.25, 0.4, 0.35))
+    return tuple((high * dice.uniform(low, top), dice.uniform(0, 40), k)
+                 for k, (low, top) in enumerate(((0.09, 0.16), (0.05, 0.10), (0.025, 0.06))))
+
+
+def hill_top(hill, x):
+    """How far the range rises above the horizon at `x`, part of the picture's height."""
+    height, phase, k = hill
+    wave = 0.58 + 0.30 * math.sin(3.1 * x + phase) + 0.17 * math.sin(7.7 * x + 2 * phase)
+    crag = 0.11 * abs(math.sin(13 * x + phase)) + 0.06 * abs(math.sin(29 * x + 3 * phase)) if k == 0 else 0.0
+    return height * max(0.06, wave + crag)
 
 
 def road_middle(ground, t):
@@ -151,17 +161,16 @@ def _shore(ground, x):
 def _on(ground, what, x, t, half):
     """Does `half` metres to both sides of (x, t) lie on the surface `what`?"""
     reach = half * t / ground.camera
-    return all(surface(ground, x + d, t) == what for d in (-reach, -0.5 * reach, 0, 0.5 * reach, reach))
+    return all(surface(ground, x + d, t) == what for d in (-reach, 0, reach))
 
 
-def _house(dice, x, t, width=None, height=None):
+def _house(dice, x, t, scale=1.0):
     storeys = 1 + dice.integer(3) + dice.chance(0.25)
     roof = dice.choose(("gable", "ridge", "flat", "spire"), (0.42, 0.34, 0.16, 0.08))
-    width = width or dice.uniform(6.0, 10.5)
-    height = height or 2.9 * storeys + dice.uniform(0.2, 1.0)
+    width, height = dice.uniform(6.0, 10.5), 2.9 * storeys + dice.uniform(0.2, 1.0)
     if roof == "spire":
         width, height, storeys = 4.6, dice.uniform(10, 14), 4
-    return House(x, t, width, height, roof, dice.integer(10), dice.integer(6), dice.uniform(0.16, 0.30), dice.uniform(0, 1), storeys)
+    return House(x, t, 0.0, width * scale, height * scale, roof, dice.integer(10), dice.integer(6), dice.uniform(0.16, 0.30), dice.uniform(0, 1), storeys)
 
 
 def _plan_houses(dice, ground):
@@ -174,30 +183,59 @@ def _plan_houses(dice, ground):
         spots = []
         for side in (-1, 1):
             z = ground.camera / below * dice.uniform(1.15, 1.5)
-            while z < 260 and len(spots) < 40:
+            while z < 260 and len(spots) < 18:
                 t = ground.camera / z
                 offset = ROAD_HALF + dice.uniform(6.0, 9.5)
                 spots.append((road_middle(ground, t) + side * offset / z, t))
-                z = z * 1.10 + dice.uniform(6, 14)
+                z = z * 1.16 + dice.uniform(5, 11)
         spots += [(dice.uniform(-0.05, 1.05), dice.log_uniform(0.012, 0.12)) for _ in range(10)]
     for x, t in spots:
         house = _house(dice, x, t)
         if _on(ground, GRASS, x, t, house.width * 0.55):
             houses.append(house)
+    if dice.chance(0.6):
+        houses += _village(dice, ground)
+    return _unhidden(houses, ground.camera)
+
+
+def _village(dice, ground):
+    """Small houses that climb the nearest hill, around a church."""
+    middle, houses = dice.uniform(0.15, 0.85), []
+    for k in range(9):
+        x, size = middle + dice.uniform(-0.16, 0.16), dice.uniform(0.0035, 0.0045) * ground.camera
+        climb = hill_top(ground.hills[2], x) * dice.uniform(0.0, 0.8)
+        house = _house(dice, x, MARGIN * (1 + 0.1 * k), scale=size / 0.003)
+        houses.append(house._replace(lift=climb))
     return houses
+
+
+def _unhidden(houses, camera):
+    """Leave out houses that stand wholly behind the front of a nearer one: nobody would see them painted."""
+    fronts, kept = [], []
+    for house in sorted(houses, key=lambda h: -h.t):
+        half, tall = 0.5 * house.width * house.t / camera, house.height * house.t / camera
+        left, right, top = house.x - 1.4 * half, house.x + 1.4 * half, tall * 1.7 - house.t
+        if not any(a <= left and right <= b and top < c for a, b, c in fronts):
+            kept.append(house)
+            fronts.append((house.x - half, house.x + half, tall - house.t))
+    return kept
 
 
 def _plan_trees(dice, ground, houses):
     trees, below = [], 1 - ground.sky.horizon
     favourite = dice.choose(("round tree", "tall tree", "pine"), (0.6, 0.2, 0.2))
     accents = dice.chance(0.35)
-    for _ in range(26):
+    alley = dice.chance(0.4) and ground.river != "bay"
+    for k in range(30):
         x, t = dice.uniform(-0.05, 1.05), dice.log_uniform(0.014, below * 0.98)
+        if alley and k < 14:
+            t = ground.camera / (12 + 7.5 * k)
+            x = road_middle(ground, t) + (1, -1)[k % 2] * (ROAD_HALF + 2.6) * t / ground.camera
         kind = favourite if dice.chance(0.6) else dice.choose(("round tree", "tall tree", "pine", "bush"))
         variant, size, flip = dice.integer(12), dice.uniform(0.75, 1.25), dice.chance(0.5)
         if kind == "round tree" and variant % 6 > 3 and not accents:
             variant -= 4
-        if t > 0.30 and 0.25 < x < 0.75:                 # keep the middle of the stage open
+        if t > 0.22 and 0.10 < x < 0.90:                 # the middle of the stage stays open
             kind = "bush"
         clear = all(abs(h.x - x) * ground.camera / t > h.width * 0.5 or h.t > t * 1.04 for h in houses if abs(h.t / t - 1) < 0.6)
         if clear and _on(ground, GRASS, x, t, 1.4):
@@ -254,7 +292,7 @@ def _plan_poles(dice, ground):
         return [Pole(x, near * 0.985 + tilt * (x - 0.5), height, lamp, 1) for x in xs]
     side = {"left": -1, "right": 1, "none": dice.choose((-1, 1))}[ground.river]
     z, step, poles = ground.camera / (1 - ground.sky.horizon) * dice.uniform(1.05, 1.5), dice.uniform(11, 16), []
-    while z < 170:
+    while z < 75:
         t = ground.camera / z
         poles.append(Pole(road_middle(ground, t) + side * (ROAD_HALF + 1.1) / z, t, height, lamp, -side))
         z += step
@@ -269,7 +307,7 @@ IRON, WIRE = (64, 62, 76), (70, 66, 80)
 
 
 def draw(scene_plan, height, width):
-    """Paint a plan: (canvas, picture), the picture float32 (height, width, 3) in 0..1."""
+    """Paint a plan: (canvas, picture), the picture float32 (3, height, width) in 0..1."""
     canvas = Canvas(height, width)
     painter = _Painter(canvas, scene_plan)
     painter.hills()
@@ -296,16 +334,26 @@ class _Painter:
         return t / self.plan.camera * self.unit
 
     def hills(self):
-        for height, phase, k in self.plan.hills:
-            id = self.canvas.new_id(GRASS, (900, 420, 230)[k], is_object=False)
-            xs = np.linspace(0, 1, 33)
-            waves = (0.62 + 0.30 * np.sin(3.1 * xs + phase) + 0.16 * np.sin(7.7 * xs + 2 * phase) + 0.05 * np.sin(19 * xs + phase))
-            ys = self.horizon - height * self.H * np.maximum(waves, 0.05)
-            ridge = list(zip((xs * self.W).tolist(), ys.tolist(), strict=True))
+        steps = [k / 28 for k in range(29)]
+        for hill in self.plan.hills:
+            colour = GREENS[hill[2]]
+            id = self.canvas.new_id(GRASS, (900, 420, 230)[hill[2]], is_object=False)
+            ridge = [(x * self.W, self.horizon - hill_top(hill, x) * self.H) for x in steps]
             foot = self.horizon + 2
-            self.canvas.polygon([(0, foot), *ridge, (self.W, foot)], GREENS[k], id)
-            shade = [(x + 0.01 * self.W, y + 0.25 * height * self.H * (1 + math.sin(23 * x / self.W + phase))) for x, y in ridge]
-            self.canvas.polygon([(0, foot), *shade, (self.W, foot)], tone(GREENS[k], 0.92))
+            self.canvas.polygon([(0, foot), *ridge, (self.W, foot)], colour, id)
+            self._flanks(ridge, tone(colour, 0.86))
+
+    def _flanks(self, ridge, colour):
+        """The slopes that look away from the sun lie in shade: one polygon for each run of them."""
+        run = []
+        for point, after in zip(ridge, [*ridge[1:], (0, -math.inf if self.sun > 0 else math.inf)], strict=True):
+            run.append(point)
+            falls = (point[1] - after[1]) * self.sun < 0
+            if not falls:
+                if len(run) > 2:
+                    low = [(x - 0.02 * self.sun * self.W, 0.6 * self.horizon + 0.4 * y) for x, y in run]
+                    self.canvas.polygon(run + low[::-1], colour)
+                run = []
 
     def ground(self):
         new = self.canvas.new_id
@@ -313,33 +361,32 @@ class _Painter:
         self.canvas.rectangle(0, self.horizon, self.W, self.H, MEADOW, self.flat[GRASS])
         (self._bay if self.plan.river == "bay" else self._street)()
 
-    def _band(self, first, second, label, colour, t0=MARGIN, t1=None, count=20):
-        """A ribbon between two edges, each a function of t giving x."""
-        t1 = t1 or 1.02 * (1 - self.plan.sky.horizon)
-        ts = [t0 * (t1 / t0) ** (k / (count - 1)) for k in range(count)]
-        points = [self.at(first(t), t) for t in ts] + [self.at(second(t), t) for t in reversed(ts)]
-        self.canvas.polygon(points, colour, self.flat[label])
+    def _band(self, first, second, label, colour, z0=None, z1=400.0, count=14):
+        """A ribbon along the road, from `first` to `second` metres beside its middle, from z0 to z1 metres away."""
+        plan, camera = self.plan, self.plan.camera
+        z0 = z0 or camera / (1.04 * (1 - plan.sky.horizon))
+        near, far = [], []
+        for k in range(count):
+            t = camera / (z0 * (z1 / z0) ** (k / (count - 1)))
+            x, y = road_middle(plan, t) * self.W, self.horizon + t * self.H
+            near.append((x + first * t / camera * self.W, y))
+            far.append((x + second * t / camera * self.W, y))
+        self.canvas.polygon(near + far[::-1], colour, self.flat[label])
 
     def _street(self):
-        plan, camera = self.plan, self.plan.camera
-
-        def beside(metres):
-            return lambda t: road_middle(plan, t) + metres * t / camera
-
+        plan = self.plan
         if plan.river != "none":
-            side = -1 if plan.river == "left" else 1
-            near, far = plan.bank
-            self._band(beside(side * (near - 0.7)), beside(side * (far + 0.9)), GRASS, KERB)
-            self._band(beside(side * near), beside(side * far), WATER, (0, 0, 0))
-        self._band(beside(-ROAD_HALF - 0.5), beside(ROAD_HALF + 0.5), ROAD, KERB)
-        self._band(beside(-ROAD_HALF), beside(ROAD_HALF), ROAD, ASPHALT)
+            side, (near, far) = -1 if plan.river == "left" else 1, plan.bank
+            self._band(side * (near - 0.7), side * (far + 0.9), GRASS, KERB)
+            self._band(side * near, side * far, WATER, (0, 0, 0))
+        self._band(-ROAD_HALF - 0.5, ROAD_HALF + 0.5, ROAD, KERB)
+        self._band(-ROAD_HALF, ROAD_HALF, ROAD, ASPHALT)
         for edge in (-0.90, 0.90):
-            self._band(beside(edge * ROAD_HALF - 0.09), beside(edge * ROAD_HALF + 0.09), MARKING, PAINT, t0=0.05)
-        z, end = camera / (1.02 * (1 - plan.sky.horizon)), 120
-        z -= 2.5 * (plan.sky.drift)
-        while z < end:
-            self._band(beside(-0.14), beside(0.14), MARKING, PAINT, camera / (z + 3.2), camera / max(z, 0.5), count=3)
-            z += 6.4
+            self._band(edge * ROAD_HALF - 0.09, edge * ROAD_HALF + 0.09, MARKING, PAINT, z1=plan.camera / 0.05)
+        z = plan.camera / (1.04 * (1 - plan.sky.horizon)) - 2.5 * plan.sky.drift
+        while z < 90:
+            self._band(-0.14, 0.14, MARKING, PAINT, max(z, 0.5), z + 3.2, count=2)
+            z += 6.4 if z < 40 else 9.6
 
     def _bay(self):
         plan, (near, far, tilt) = self.plan, self.plan.road
@@ -386,7 +433,7 @@ class _Painter:
         self.canvas.sprite(image, x, y, id)
 
     def _house(self, house):
-        x, y = self.at(house.x, house.t)
+        x, y = self.at(house.x, house.t - house.lift)
         vanish = 0.5 if self.plan.river == "bay" else self.plan.road[0]
         paint_house(self.canvas, house, x, y, self.metre(house.t), (vanish * self.W, self.horizon), self.sun, self.lamps,
                     self.plan.camera / house.t)
@@ -398,7 +445,7 @@ class _Painter:
         if self.last_pole:
             wire = canvas.new_id(POLE, depth, is_object=False)
             for a, b in zip(self.last_pole, ends, strict=True):
-                self._wire(a, b, wire, max(1, round(metre * 0.07)))
+                self._wire(a, b, wire, max(1, round(metre * 0.05)))
         self.last_pole = ends
         id, half = canvas.new_id(POLE, depth), max(1.0, 0.10 * metre)
         canvas.shade(x - self.sun * metre, y, metre * 2.4, max(2, metre * 0.3), 0.4)
@@ -417,7 +464,7 @@ class _Painter:
         r = max(1.2, 0.32 * metre)
         warm = (255, 240, 190) if self.lamps else (226, 222, 208)
         self.canvas.rectangle(end - r, top, end + r, top + 1.1 * r, warm, id)
-        self.canvas.glows.append((end, top + r, 2.2 * r, 0.9))
+        self.canvas.glows.append((end, top + r, 1.3 * r, 0.8))
 
     def _wire(self, a, b, id, width):
         sag = 0.06 * abs(b[0] - a[0]) + 0.02 * abs(b[1] - a[1])

@@ -1,7 +1,7 @@
 """Trees, cars and boats of Toytown: drawn once, large, then kept at every size that a scene asks for.
 
 A sprite is lit from the left; a scene with the sun on the right flips it. Masters are 192 pixels high at most, drawn
-twice as fine. Sizes follow a geometric scale of six steps an octave, so that a few hundred small images serve all scenes.
+twice as fine. Sizes follow a geometric scale of five steps an octave, so that a few hundred small images serve all scenes.
 """
 
 import math
@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 FINE = 2            # masters are drawn this much finer, then reduced
 MASTER = 192        # height of a master, pixels
-STEPS = 6           # sizes an octave
+STEPS = 5           # sizes an octave
+SOLID = [0] * 110 + [255] * 146         # from this alpha on a pixel belongs to the thing
 
 
 class Sprite(NamedTuple):
@@ -24,20 +25,26 @@ class Sprite(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _sized(kind, variant, flip, step):
-    master = _master(kind, variant)
     height = max(2, round(2 ** (step / STEPS)))
+    master = _master(kind, variant)
     width = max(1, round(master.width * height / master.height))
-    image = master.resize((width, height), Image.Resampling.LANCZOS if height > 40 else Image.Resampling.BOX)
+    halvings = max(0, int(math.log2(master.height / height)))
+    image = _halved(kind, variant, min(halvings, 4)).resize((width, height), Image.Resampling.BICUBIC)
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     alpha = image.getchannel("A")
-    return Sprite(image.convert("RGB"), alpha, alpha.point(lambda a: 255 if a >= 110 else 0).convert("1"))
+    return Sprite(image.convert("RGB"), alpha, alpha.point(SOLID).convert("1"))
 
 
 def sprite(kind, variant, height, flip=False):
     """The sprite of `kind` ("tree", "car side", ...) nearest to `height` fine pixels; `variant` is taken modulo."""
     step = round(math.log2(max(height, 2)) * STEPS)
     return _sized(kind, variant % VARIANTS[kind], flip, step)
+
+
+@lru_cache(maxsize=1024)
+def _halved(kind, variant, times):
+    return _master(kind, variant) if times == 0 else _halved(kind, variant, times - 1).reduce(2)
 
 
 @lru_cache(maxsize=256)

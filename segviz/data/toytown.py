@@ -57,34 +57,30 @@ def scene(index, size=96, *, seed=0):
 def _finish(canvas, picture):
     mask, seen = _vote(canvas)
     instances, objects = _objects(canvas, mask, seen)
-    image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    image = torch.from_numpy(picture)
     return Scene(image, torch.from_numpy(mask.astype(np.int64)), torch.from_numpy(instances), objects)
 
 
 def _vote(canvas):
-    """(mask, ids), uint8 (H, W): each pixel's class by its samples, and the thing of that class it shows most.
+    """(mask, ids), uint8 (H, W): each pixel's class by its samples, and which thing of that class it shows.
 
     Void where no class has a clear majority. A thin class needs a third: that keeps poles, wires and lines whole.
     """
-    height, width = canvas.height, canvas.width
-    fine = np.asarray(canvas.ids)
-    samples = np.stack([fine[i::SUPER, j::SUPER] for i in range(SUPER) for j in range(SUPER)])
-    seen = samples[SUPER * SUPER // 2].copy()
-    table = np.array(canvas.labels, np.uint8)
+    fine, table = np.asarray(canvas.ids), np.array(canvas.labels, np.uint8)
+    places = sorted(((i, j) for i in range(SUPER) for j in range(SUPER)), key=lambda p: p != (SUPER // 2, SUPER // 2))
+    samples = np.stack([fine[i::SUPER, j::SUPER] for i, j in places])       # (9, H, W), the middle one first
+    seen = samples[0].copy()
     mask = table[seen]
     mixed = np.flatnonzero((samples != seen).any(0))
-    ids = samples.reshape(SUPER * SUPER, -1)[:, mixed]
-    labels = table[ids]                                                             # (9, N)
-    votes = (labels[:, None] == labels[None]).sum(1, dtype=np.uint8)
-    thin = ((labels == POLE) | (labels == MARKING)) & (votes >= THIN_VOTES)
-    winner = (votes + np.uint8(16) * thin).argmax(0)
-    columns = np.arange(len(mixed))
-    label = labels[winner, columns]
-    same = (ids[:, None] == ids[None]).sum(1, dtype=np.uint8) * (labels == label)
-    clear = (votes[winner, columns] >= CLEAR_VOTES) | thin.any(0)
-    mask.reshape(-1)[mixed] = np.where(clear, label, VOID)
-    seen.reshape(-1)[mixed] = ids[same.argmax(0), columns]
-    return mask.reshape(height, width), seen
+    ids = samples.reshape(len(places), -1).take(mixed, axis=1)
+    labels, columns = table[ids], np.arange(len(mixed))                     # (9, N), (N,)
+    votes = np.bincount((labels * np.intp(len(mixed)) + columns).reshape(-1), minlength=len(CLASSES) * len(mixed))
+    votes = votes.reshape(len(CLASSES), -1)
+    votes[[MARKING, POLE]] += 9 * (votes[[MARKING, POLE]] >= THIN_VOTES)
+    winner = votes.argmax(0)
+    mask.reshape(-1)[mixed] = np.where(votes[winner, columns] >= CLEAR_VOTES, winner, VOID)
+    seen.reshape(-1)[mixed] = ids[(labels == winner).argmax(0), columns]    # of that class, the one nearest the middle
+    return mask, seen
 
 
 THIN_VOTES, CLEAR_VOTES = 3, 6      # of 9 samples
@@ -95,9 +91,11 @@ def _objects(canvas, mask, seen):
     seen = np.where((mask != VOID) & np.array(canvas.is_object)[seen], seen, 0).reshape(-1)
     places = np.flatnonzero(seen)
     places = places[np.argsort(seen[places], kind="stable")]
-    ids, starts, counts = np.unique(seen[places], return_index=True, return_counts=True)
-    if len(ids) == 0:
+    if len(places) == 0:
         return np.zeros(mask.shape, np.int64), []
+    runs = seen[places]
+    starts = np.concatenate([[0], np.flatnonzero(runs[1:] != runs[:-1]) + 1])
+    ids, counts = runs[starts], np.diff(starts, append=len(runs))
     rows, columns = np.divmod(places, mask.shape[1])
     corners = (np.minimum.reduceat(columns, starts), np.minimum.reduceat(rows, starts),
                np.maximum.reduceat(columns, starts) + 1, np.maximum.reduceat(rows, starts) + 1)
