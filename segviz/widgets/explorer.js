@@ -27,7 +27,7 @@ function rangeInput(minimum, maximum, step, label) {
 const BUILD = {
   Slider(control) {
     const top = valueAt(control, control.sizes[0] - 1);
-    const input = rangeInput(control.minimum, top, control.step, control.label), output = make("output");
+    const input = rangeInput(control.minimum, top, control.step, control.label), output = make("span", { class: "sv-value", "aria-hidden": "true" });
     return { inputs: [input], element: make("label", { class: "sv-control" },
                                            make("span", { class: "sv-name" }, make("span", {}, control.label), output), input),
              read: () => [Math.round((Number(input.value) - control.minimum) / control.step)],
@@ -49,7 +49,7 @@ const BUILD = {
   },
   Point(control) {
     const inputs = ["row", "column"].map((way, i) => rangeInput(0, control.sizes[i] - 1, 1, `${control.label}: ${way}`));
-    const output = make("output");
+    const output = make("span", { class: "sv-value", "aria-hidden": "true" });
     return { inputs, element: make("div", { class: "sv-control", role: "group", "aria-label": control.label },
                                   make("span", { class: "sv-name" }, make("span", {}, control.label), output),
                                   ...inputs.map((input, i) => make("label", { class: "sv-way" }, make("span", {}, ["row", "column"][i]), input))),

@@ -36,7 +36,7 @@ class ScoresExplorer(Explorer):
             Slider("right", "Shift right", -FARTHEST, FARTHEST, value=0, unit="px"),
             Slider("down", "Shift down", -FARTHEST, FARTHEST, value=0, unit="px"),
             Slider("grow", "Grow or shrink", -THICKEST, THICKEST, value=0, unit="px"),
-            Toggle("drop", "Drop the class altogether"),
+            Toggle("drop", "Drop the class"),
         ]
         super().__init__(self._disturbed, controls, title="One disturbed class, every score", **options)
 
@@ -77,7 +77,7 @@ class ScoresExplorer(Explorer):
         shown = self.prediction_labels(prediction)
         panels = [Panel("Prediction over the scene", [Image(self.image), LabelMap(shown, self.palette, opacity=0.6)]),
                   Panel("Prediction, wrong pixels striped",
-                        [LabelMap(shown, self.palette), Hatch(wrong, "ink")], f"{int(wrong.sum())} pixels are wrong"),
+                        [LabelMap(shown, self.palette), Hatch(wrong, "ink")], f"wrong pixels: {int(wrong.sum())}"),
                   Panel("Scores, and IoU of each class", [Bars(self._rows(scores, iou, label))])]
         return State(panels, readout, disabled=("right", "down", "grow") if drop else ())
 

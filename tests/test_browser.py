@@ -1,0 +1,307 @@
+"""The explorers as a learner meets them: in JupyterLab and in an exported page, in headless Chromium."""
+
+import json
+import re
+
+import browser as driving
+import nbformat
+import pytest
+from browser import command, open_notebook, run_all, run_cell
+
+pytestmark = pytest.mark.slow
+
+SETUP = """
+import torch
+from segviz.data import toytown
+from segviz.widgets import *
+
+torch.manual_seed(0)
+scene = toytown.scene(0)
+
+def place(height, width, row, column):
+    image = torch.full((3, height, width), 0.6)
+    image[:, max(row - 6, 0):row + 6, max(column - 9, 0):column + 9] = torch.tensor([0.8, 0.2, 0.3])[:, None, None]
+    return image
+
+reddish = torch.nn.Conv2d(3, 3, 32, stride=8)       # not trained: it answers to red at its window's centre
+torch.nn.init.zeros_(reddish.weight), torch.nn.init.zeros_(reddish.bias)
+reddish.weight.data[0, 0, 8:24, 8:24], reddish.weight.data[0, 1:, 8:24, 8:24] = 0.05, -0.025
+reddish.weight.requires_grad_(False)
+
+def fails_at_three(number):
+    if number == 3:
+        raise KeyError("no three here")
+    return State([Panel("Numbers", [Bars([Bar("number", number / 8)])])], f"The number is {number}.")
+
+def impossible(kernel):
+    if kernel > 4:
+        return State([], f"No output for kernel {kernel}.", problem="The kernel is larger than the input, 4.", problem_at="kernel")
+    return State([Panel("Kernel", [Bars([Bar("kernel", kernel / 8)])])], f"Kernel {kernel}.")
+"""
+CELLS = [SETUP, "scores = ScoresExplorer(scene.image, scene.mask, toytown.CLASSES, disturb='pole')\nscores",
+         "sliding = SlidingExplorer(reddish, place, ('car', 'boat', 'ground'), 32, 8, largest=96)\nsliding",
+         "few = Explorer(fails_at_three, [Slider('number', 'Number', 0, 8)], title='Fails at three', prepared=False)\nfew",
+         "Explorer(impossible, [Slider('kernel', 'Kernel', 1, 8)], title='Prepared')", "scores.values"]
+SCORES, SLIDING, FAILING, PREPARED = range(4)
+
+
+def notebook(path):
+    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, chromium, jupyter_lab):
+    root = tmp_path_factory.mktemp("course")
+    notebook(root / "explorers.ipynb")
+    notebook(root / "left.ipynb")
+    with jupyter_lab(root) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shown(lab, module_page):
+    """The page with every explorer of the notebook drawn."""
+    open_notebook(module_page, lab, "explorers.ipynb")
+    run_all(module_page)
+    return module_page
+
+
+def explorer(page, number):
+    root = page.locator("section.sv").nth(number)
+    root.scroll_into_view_if_needed()
+    page.wait_for_function("n => document.querySelectorAll('section.sv')[n]?.dataset.drawn", arg=number)
+    return root
+
+
+def slider(root, name):
+    return root.get_by_role("slider", name=name)
+
+
+def picture(root):
+    return root.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+
+
+def settled(page, number):
+    """Waits until what is drawn is what the inputs say, and returns the drawn key."""
+    page.wait_for_function("""n => {
+        const root = document.querySelectorAll('section.sv')[n];
+        const shown = root.dataset.key.split(',').map(Number);
+        const inputs = [...root.querySelectorAll('.sv-controls input, .sv-controls select')];
+        const places = inputs.map((input) => input.type === 'range' ? Math.round((input.value - input.min) / input.step)
+                                           : input.type === 'checkbox' ? Number(input.checked) : input.selectedIndex);
+        return places.join() === shown.join();
+    }""", arg=number)
+    return page.locator("section.sv").nth(number).get_attribute("data-key")
+
+
+def drag(page, handle, start, stop, steps):
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + start * box["width"], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + stop * box["width"], y, steps=steps)
+    page.mouse.up()
+
+
+def test_lab_shows_the_live_view_and_not_the_picture_beside_it(shown):
+    explorer(shown, SCORES)
+    assert shown.locator("section.sv").count() == 4
+    assert shown.locator(".jp-OutputArea-output img").count() == 0
+
+
+def test_dragging_a_slider_changes_the_picture_and_ends_on_the_last_value(shown):
+    root = explorer(shown, SCORES)
+    before, right = picture(root), slider(root, "Shift right")
+    drag(shown, right, 0.5, 0.83, steps=60)
+    assert settled(shown, SCORES).split(",")[1] != "12"
+    assert picture(root) != before
+    value = int(right.input_value())
+    assert 4 <= value <= 12
+    assert f"shifted {value} px right" in root.locator(".sv-readout").inner_text()
+    assert f"shifted {value} px right" in root.locator("canvas").get_attribute("aria-label")
+
+
+def test_the_kernel_learns_the_values(shown):
+    explorer(shown, SCORES).get_by_role("button", name="Reset").click()
+    slider(explorer(shown, SCORES), "Shift down").focus()
+    shown.keyboard.press("ArrowLeft")
+    settled(shown, SCORES)
+    shown.wait_for_timeout(600)                     # places are saved after a pause
+    assert re.search(r"'down': -1\b", run_cell(shown, 5))
+
+
+def test_arrow_keys_move_a_slider_and_python_moves_it_too(shown):
+    root = explorer(shown, SCORES)
+    root.get_by_role("button", name="Reset").click()
+    handle = slider(root, "Shift right")
+    handle.focus()
+    for _ in range(3):
+        shown.keyboard.press("ArrowRight")
+    settled(shown, SCORES)
+    assert handle.input_value() == "3"
+    assert handle.get_attribute("aria-valuetext") == "+3 px"
+    run_cell(shown, 5, "scores.set(right=-5, drop=False); scores.values")
+    shown.wait_for_function("() => document.querySelector('section.sv input').value === '-5'")
+    settled(shown, SCORES)
+    assert "5 px left" in root.locator(".sv-readout").inner_text()
+
+
+def test_a_toggle_disables_what_no_longer_matters(shown):
+    root = explorer(shown, SCORES)
+    root.get_by_label("Drop the class").check()
+    settled(shown, SCORES)
+    shown.wait_for_function("() => document.querySelector('section.sv input').disabled")
+    root.get_by_label("Drop the class").uncheck()
+    shown.wait_for_function("() => !document.querySelector('section.sv input').disabled")
+
+
+def test_a_point_follows_the_mouse_and_the_arrow_keys(shown):
+    root = explorer(shown, SLIDING)
+    area = root.locator(".sv-point").first
+    area.scroll_into_view_if_needed()
+    box, before = area.bounding_box(), picture(root)
+    shown.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.75 * box["height"])
+    row, column = map(int, settled(shown, SLIDING).split(",")[3:5])
+    assert abs(row - 72) <= 1 and abs(column - 24) <= 1
+    assert picture(root) != before
+    area.focus()
+    shown.keyboard.press("ArrowUp")
+    shown.keyboard.press("Shift+ArrowRight")
+    assert list(map(int, settled(shown, SLIDING).split(",")[3:5])) == [row - 1, column + 5]
+
+
+def test_hovering_over_a_cell_shows_its_window(shown):
+    root = explorer(shown, SLIDING)
+    area = root.locator(".sv-point").nth(1)
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    shown.mouse.move(box["x"] + 2.5 / 9 * box["width"], box["y"] + 6.5 / 9 * box["height"])
+    assert settled(shown, SLIDING).endswith(",6,2")
+    assert "Cell row 6, column 2 sees rows 48 to 79 and columns 16 to 47" in root.locator(".sv-readout").inner_text()
+
+
+def test_what_compute_raises_is_said_in_words_and_the_picture_stays(shown):
+    root = explorer(shown, FAILING)
+    handle = slider(root, "Number")
+    handle.fill("2")
+    settled(shown, FAILING)
+    before = picture(root)
+    handle.fill("3")
+    root.locator(".sv-words", has_text="no three here").wait_for()
+    assert picture(root) == before
+    handle.fill("4")
+    settled(shown, FAILING)
+    assert root.locator(".sv-words").inner_text() == ""
+    assert "Traceback" not in shown.locator(".jp-Notebook").inner_text()
+
+
+def test_a_problem_is_said_at_its_control(shown):
+    root = explorer(shown, PREPARED)
+    slider(root, "Kernel").fill("6")
+    assert "larger than the input" in root.locator(".sv-control .sv-problem").inner_text()
+    slider(root, "Kernel").fill("2")
+    assert root.locator(".sv-control .sv-problem").inner_text() == ""
+
+
+def test_dark_theme_redraws_with_light_words(shown):
+    root = explorer(shown, PREPARED)
+    lightness = """canvas => {
+        const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, 18);
+        let sum = 0, count = 0;
+        for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) { sum += data[i]; count += 1; }
+        return sum / count;
+    }"""
+    assert root.locator("canvas").evaluate(lightness) < 100
+    command(shown, "apputils:change-theme", {"theme": "JupyterLab Dark"})
+    shown.wait_for_selector("body[data-jp-theme-light='false']", state="attached")
+    shown.wait_for_timeout(300)
+    explorer(shown, PREPARED)
+    assert root.locator("canvas").evaluate(lightness) > 150
+    command(shown, "apputils:change-theme", {"theme": "JupyterLab Light"})
+    shown.wait_for_selector("body[data-jp-theme-light='true']", state="attached")
+
+
+def test_nothing_complained(shown):
+    ours = [error for error in shown.errors if "blob:" in error or "anywidget" in error or "sv-" in error]
+    assert ours == []
+    assert shown.errors == []
+
+
+def test_a_dead_kernel_is_said_and_prepared_states_go_on(lab, page):
+    open_notebook(page, lab, "left.ipynb")
+    run_all(page)
+    explorer(page, SCORES)
+    command(page, "docmanager:save")
+    page.wait_for_timeout(500)
+    page.evaluate("() => { window.jupyterapp.shell.currentWidget.sessionContext.shutdown(); return null; }")
+    page.wait_for_timeout(1000)
+    root = explorer(page, SCORES)
+    slider(root, "Shift right").fill("-7")
+    root.locator(".sv-words", has_text="kernel does not answer").wait_for(timeout=8000)
+    works_without_kernel(page, explorer(page, PREPARED))
+
+
+def works_without_kernel(page, root):
+    slider(root, "Kernel").fill("3")
+    page.wait_for_timeout(200)
+    assert "Kernel 3." in root.locator(".sv-readout").inner_text()
+
+
+def test_a_saved_notebook_opens_with_its_explorers(lab, page):
+    """After the test above: the notebook was saved with its widgets, and its kernel is gone."""
+    saved = json.loads((lab.root / "left.ipynb").read_text(encoding="utf-8"))
+    assert "widgets" in saved["metadata"], "JupyterLab did not save the widgets' states"
+    outputs = [output["data"] for cell in saved["cells"][1:5] for output in cell["outputs"]]
+    assert all("image/png" in data and data["text/plain"] for data in outputs)
+    page.goto(lab.address("left.ipynb"))
+    page.wait_for_selector("section.sv")
+    works_without_kernel(page, explorer(page, PREPARED))
+
+
+# --- a page of its own
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The pages of a large explorer (sweeps only) and of a small one (every state)."""
+    namespace = {}
+    exec(SETUP + CELLS[1].rsplit("\n", 1)[0], namespace)
+    folder = tmp_path_factory.mktemp("pages")
+    namespace["scores"].export_html(folder / "scores.html")
+    kernel = namespace["Slider"]("kernel", "Kernel", 1, 8)
+    namespace["Explorer"](namespace["impossible"], [kernel], title="Prepared").export_html(folder / "prepared.html")
+    return folder
+
+
+@pytest.mark.parametrize("width", [360, 1000])
+def test_an_exported_page_works_alone(exported, page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"file://{exported / 'scores.html'}")
+    root = explorer(page, 0)
+    before, right = picture(root), slider(root, "Shift right")
+    drag(page, right, 0.5, 0.8, steps=20)
+    settled(page, 0)
+    assert picture(root) != before
+    right.focus()
+    page.keyboard.press("Home")
+    assert settled(page, 0).split(",")[1] == "0"
+    assert "12 px left" in root.locator(".sv-readout").inner_text()
+    slider(root, "Shift down").fill("3")       # both shifts at once were not prepared
+    assert settled(page, 0).split(",")[1:3] == ["12", "15"]
+    assert "Shift right changed" in root.locator(".sv-words").inner_text()
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    assert [url for url in requests if not url.startswith("file:///")] == [] and len(requests) == 1
+    assert page.errors == []
+
+
+def test_an_exported_page_is_dark_for_those_who_prefer_it(exported, chromium):
+    with driving.watched_page(chromium, color_scheme="dark") as page:
+        page.goto(f"file://{exported / 'prepared.html'}")
+        ink = explorer(page, 0).evaluate("root => getComputedStyle(root).color")
+        assert min(map(int, re.findall(r"\d+", ink)[:3])) > 200
+        works_without_kernel(page, page.locator("section.sv"))
