@@ -65,8 +65,8 @@ class Progress:
     """The store at `path` (default: `progress.sqlite` in `home()`).
 
     No state of the file or the disk makes `record` or `outcomes` raise. What cannot be written is kept in
-    memory, is tried again at each later call, and counts in `outcomes()` meanwhile. `notice` says in words what
-    is amiss ("" when nothing is); `take_notice()` says it once.
+    memory, is tried again at each later call, and counts in `outcomes()` meanwhile. `notice` says in words
+    what is amiss ("" when nothing is); `take_notice()` says it once.
     """
 
     def __init__(self, path: str | os.PathLike | None = None):
@@ -175,8 +175,8 @@ class Progress:
                 os.replace(journal, kept.with_name(kept.name + "-journal"))
             os.replace(self.path, kept)
         self._events.append(
-            f"The progress file {self.path} could not be read ({error}). It is kept as {kept.name}, and a new one "
-            "is started. To mark solved exercises as passed, run their checks again.")
+            f"The progress file {self.path} could not be read ({error}). It is kept as {kept.name}, and a "
+            "new one is started. To mark solved exercises as passed, run their checks again.")
 
     def _words(self, error: Exception) -> str:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

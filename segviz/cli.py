@@ -1,0 +1,105 @@
+"""The command line. Each command imports what it needs when it runs, so that help does not wait for torch."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from segviz import __version__, course
+from segviz.course import Standing
+from segviz.exercises.progress import Progress
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Semantic segmentation, seen and proved. Start with `segviz learn`; if it fails, `segviz doctor`.")
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 done, 1 something is in the way, 2 wrong usage, 130 Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")     # a terminal without ✓ shows ? and goes on
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "format_message"):     # typer's own: a wrong option or command
+            error.show()
+            sys.exit(error.exit_code)
+        if not isinstance(error, ValueError | OSError | ImportError):
+            raise
+        print(f"segviz: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"segviz {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                          help="Print the version.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def learn(
+    lesson: Annotated[str | None, typer.Option(help="Number of the lesson to open, e.g. 02. "
+                                                    "Default: where you left off.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535,
+                                      help="First port to try; a busy one is passed over.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser. The address is printed anyway.")] = True,
+) -> None:
+    """Open the course in JupyterLab, on this machine alone.
+
+    Your notebooks lie in my_lessons/. They are yours: no update of the course writes over what you typed.
+    Stop with Ctrl-C.
+    """
+    from segviz import launch
+    launch.learn(lesson, port, browser)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has for the course, and what to do where something is missing."""
+    from segviz import doctor as doctors
+    report = doctors.check()
+    print(report)
+    raise typer.Exit(0 if report.healthy else 1)
+
+
+@app.command()
+def progress() -> None:
+    """Show which exercises are passed, lesson by lesson."""
+    store = Progress()
+    standings = course.standings(store)
+    for standing in standings:
+        print(_line(standing))
+    passed, total = sum(s.passed for s in standings), sum(len(s.rows) for s in standings)
+    print(f"\n{passed} of {total} exercises passed. Kept in {store.path}")
+    if store.notice:
+        print(f"! {store.notice}")
+    if passed < total:
+        print(f"Go on with lesson {course.next_lesson(store).number}: segviz learn")
+
+
+def _line(standing: Standing) -> str:
+    lesson, lines = standing.lesson, []
+    for name, row in standing.rows.items():
+        outcome = row.outcome if row else "not attempted"
+        sign = {"passed": "✓", "not attempted": "○"}.get(outcome, "✗")
+        tries = f", {row.attempts} check{'s' * (row.attempts != 1)}" if row and row.attempts else ""
+        lines.append(f"    {sign} {lesson.exercises[name]} ({outcome}{tries})")
+    counts = f"{standing.passed} of {len(standing.rows)}" if standing.rows else "no exercises"
+    return "\n".join([f"{lesson.number}  {lesson.title}: {counts}", *lines])
+
+
+if __name__ == "__main__":
+    main()
