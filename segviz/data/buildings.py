@@ -40,7 +40,7 @@ def paint_house(canvas, house, x, y, metre, vanishing, sun_side, lamps, depth):
 
     near, far = (x + side * half, y), (x - side * half, y)           # the corner by the side wall, and the other
     up, far_up = (near[0], y - tall), (far[0], y - tall)
-    seen = abs(vanishing[0] - x) > half                              # is the vanishing point clear of the front?
+    seen = abs(vanishing[0] - x) > half + 4 / house.deep * (half < 8)                              # is the vanishing point clear of the front?
     if seen:
         back, back_up = mix(near, vanishing, house.deep), mix(up, vanishing, house.deep)
         side_wall = tone(wall, side_light, pull=0.0 if side == sun_side else 0.16)

@@ -56,7 +56,7 @@ class Dice:
     """Numbers of one scene, drawn at once: a call costs little."""
 
     def __init__(self, *key):
-        self._next = iter(np.random.default_rng(key).random(2400).tolist()).__next__
+        self._next = iter(np.random.default_rng(key).random(1200).tolist()).__next__
 
     def uniform(self, low, high):
         return low + (high - low) * self._next()
@@ -164,13 +164,13 @@ def _on(ground, what, x, t, half):
     return all(surface(ground, x + d, t) == what for d in (-reach, 0, reach))
 
 
-def _house(dice, x, t, scale=1.0):
+def _house(dice, x, t):
     storeys = 1 + dice.integer(3) + dice.chance(0.25)
     roof = dice.choose(("gable", "ridge", "flat", "spire"), (0.42, 0.34, 0.16, 0.08))
     width, height = dice.uniform(6.0, 10.5), 2.9 * storeys + dice.uniform(0.2, 1.0)
     if roof == "spire":
         width, height, storeys = 4.6, dice.uniform(10, 14), 4
-    return House(x, t, 0.0, width * scale, height * scale, roof, dice.integer(10), dice.integer(6), dice.uniform(0.16, 0.30), dice.uniform(0, 1), storeys)
+    return House(x, t, 0.0, width, height, roof, dice.integer(10), dice.integer(6), dice.uniform(0.16, 0.30), dice.uniform(0, 1), storeys)
 
 
 def _plan_houses(dice, ground):
@@ -200,12 +200,11 @@ def _plan_houses(dice, ground):
 
 def _village(dice, ground):
     """Small houses that climb the nearest hill, around a church."""
-    middle, houses = dice.uniform(0.15, 0.85), []
-    for k in range(9):
-        x, size = middle + dice.uniform(-0.16, 0.16), dice.uniform(0.0035, 0.0045) * ground.camera
-        climb = hill_top(ground.hills[2], x) * dice.uniform(0.0, 0.8)
-        house = _house(dice, x, MARGIN * (1 + 0.1 * k), scale=size / 0.003)
-        houses.append(house._replace(lift=climb))
+    middle, houses = dice.uniform(0.12, 0.88), []
+    for _ in range(8):
+        x, t = middle + dice.uniform(-0.15, 0.15), ground.camera / dice.uniform(150, 210)
+        climb = hill_top(ground.hills[2], x) * dice.uniform(0.0, 0.85)
+        houses.append(_house(dice, x, t)._replace(lift=t + climb))
     return houses
 
 
@@ -214,10 +213,10 @@ def _unhidden(houses, camera):
     fronts, kept = [], []
     for house in sorted(houses, key=lambda h: -h.t):
         half, tall = 0.5 * house.width * house.t / camera, house.height * house.t / camera
-        left, right, top = house.x - 1.4 * half, house.x + 1.4 * half, tall * 1.7 - house.t
+        left, right, top = house.x - 1.4 * half, house.x + 1.4 * half, tall * 1.7 - house.t + house.lift
         if not any(a <= left and right <= b and top < c for a, b, c in fronts):
             kept.append(house)
-            fronts.append((house.x - half, house.x + half, tall - house.t))
+            fronts.append((house.x - half, house.x + half, tall - house.t + house.lift))
     return kept
 
 
@@ -237,10 +236,14 @@ def _plan_trees(dice, ground, houses):
             variant -= 4
         if t > 0.22 and 0.10 < x < 0.90:                 # the middle of the stage stays open
             kind = "bush"
-        clear = all(abs(h.x - x) * ground.camera / t > h.width * 0.5 or h.t > t * 1.04 for h in houses if abs(h.t / t - 1) < 0.6)
-        if clear and _on(ground, GRASS, x, t, 1.4):
+        if _on(ground, GRASS, x, t, 1.4) and not _before_a_house(houses, x, t, ground.camera):
             trees.append(Thing(x, t, TREE, kind, variant, flip, size))
     return trees
+
+
+def _before_a_house(houses, x, t, camera):
+    """Would a tree at (x, t) stand in a house, or right in front of one?"""
+    return any(0.6 * t < h.t < 1.04 * t and abs(h.x - x) * camera < 0.5 * h.width * t for h in houses)
 
 
 def _plan_cars(dice, ground):
@@ -269,8 +272,10 @@ def _plan_boats(dice, ground):
         low, high = (ground.bank[0] * 1.5, ground.bank[1]) if ground.river == "bay" else (0.022, below * 0.9)
         x, t = dice.uniform(0.03, 0.97), dice.log_uniform(low, high)
         boat = Thing(x, t, BOAT, kind, dice.integer(6), dice.chance(0.5), dice.uniform(0.8, 1.15))
-        if len(boats) < wanted and _on(ground, WATER, x, t, 3.4):
+        if _on(ground, WATER, x, t, 3.4):
             boats.append(boat)
+        if len(boats) == wanted:
+            break
     return _spread(boats, ground.camera)
 
 

@@ -1,7 +1,7 @@
 """Trees, cars and boats of Toytown: drawn once, large, then kept at every size that a scene asks for.
 
 A sprite is lit from the left; a scene with the sun on the right flips it. Masters are 192 pixels high at most, drawn
-twice as fine. Sizes follow a geometric scale of five steps an octave, so that a few hundred small images serve all scenes.
+twice as fine. Sizes follow a geometric scale of four steps an octave, so that a few hundred small images serve all scenes.
 """
 
 import math
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 FINE = 2            # masters are drawn this much finer, then reduced
 MASTER = 192        # height of a master, pixels
-STEPS = 5           # sizes an octave
+STEPS = 4           # sizes an octave
 SOLID = [0] * 110 + [255] * 146         # from this alpha on a pixel belongs to the thing
 
 

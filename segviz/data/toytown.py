@@ -13,13 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 from segviz.data.paint import CLASSES, MARKING, POLE, SUPER, VOID
 from segviz.data.scenery import draw, plan
+from segviz.data.twins import checked_label, class_of, draw_pair
 
-__all__ = ["CLASSES", "VOID", "Object", "Scene", "Toytown", "scene"]
+__all__ = ["CLASSES", "VOID", "Object", "Scene", "Toytown", "pair", "scene"]
 
 SMALLEST = 32
+THIN_VOTES, CLEAR_VOTES = 3, 7      # of 9 samples: what a thin class needs, and what any other
 LENGTHS = {"train": 1000, "val": 200, "test": 200}
 
 
@@ -54,6 +57,24 @@ def scene(index, size=96, *, seed=0):
     return _finish(canvas, picture)
 
 
+def pair(index, size=96, *, distance, seed=0, label=None):
+    """Draw the car-or-boat world number `index`: one sprite on a misty meadow (class grass), and one beacon.
+
+    Beside a red and white buoy the sprite is a boat, beside a petrol pump a car; its own looks and its place say
+    nothing. The beacon (class pole) is exactly `distance` pixels from it: the least Chebyshev distance,
+    max(|dx|, |dy|), between a pixel of the sprite and one of the beacon, so that 1 means side by side. Of the indices
+    2 k and 2 k + 1 one is a car and one a boat. `label` ("car" or "boat") forces the class: two pictures that differ
+    in it differ in the beacon's box alone. `size` as in `scene`. Returns a `Scene`.
+    Raises ValueError where `distance` is less than 1 or leaves no room.
+    """
+    height, width = _checked_size(size)
+    index, seed = _natural(index, "index"), _natural(seed, "seed")
+    if _natural(distance, "distance") < 1:
+        raise ValueError("distance must be at least 1 pixel (side by side), and it is 0.")
+    label = class_of(index, seed) if label is None else checked_label(label)
+    return _finish(*draw_pair(index, seed, height, width, operator.index(distance), label))
+
+
 def _finish(canvas, picture):
     mask, seen = _vote(canvas)
     instances, objects = _objects(canvas, mask, seen)
@@ -81,9 +102,6 @@ def _vote(canvas):
     mask.reshape(-1)[mixed] = np.where(votes[winner, columns] >= CLEAR_VOTES, winner, VOID)
     seen.reshape(-1)[mixed] = ids[(labels == winner).argmax(0), columns]    # of that class, the one nearest the middle
     return mask, seen
-
-
-THIN_VOTES, CLEAR_VOTES = 3, 6      # of 9 samples
 
 
 def _objects(canvas, mask, seen):
@@ -163,3 +181,12 @@ class Toytown(Dataset):
             self._kept[item] = (drawn.image * 255).round().to(torch.uint8), drawn.mask.to(torch.uint8)
         image, mask = self._kept[item]
         return image.float() / 255, mask.long()
+
+    def tensors(self, progress=True):
+        """All items at once: images float32 (N, 3, H, W), masks int64 (N, H, W). A bar shows where it takes longer."""
+        items = tqdm(range(self.length), f"drawing {self.split}", delay=2, disable=not progress, leave=False)
+        images = torch.empty(self.length, 3, *self.size)
+        masks = torch.empty(self.length, *self.size, dtype=torch.int64)
+        for item in items:
+            images[item], masks[item] = self[item]
+        return images, masks
