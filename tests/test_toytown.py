@@ -133,10 +133,12 @@ def test_a_third_of_a_pixel_is_enough_for_a_thin_thing_and_not_for_others():
     canvas.rectangle(75, 0, 76, 96, (9, 9, 9), house)
     canvas.rectangle(76, 0, 77, 96, (9, 9, 9), pole)                  # column 25: a third each of three classes
     mask, _ = toytown._vote(canvas)
-    assert (mask[:, 10] == POLE).all() and (mask[:, 20] == SKY).all() and (mask[:, 25] == POLE).all()
-    canvas.rectangle(60, 0, 61, 96, (9, 9, 9), canvas.new_id(CAR, 1.0))
-    canvas.rectangle(61, 0, 62, 96, (9, 9, 9), house)
-    assert (toytown._vote(canvas)[0][:, 20] == VOID).all()            # no class has a clear majority
+    assert (mask[:, 10] == POLE).all() and (mask[:, 20] == VOID).all() and (mask[:, 25] == POLE).all()
+    canvas.rectangle(60, 0, 61, 20, (9, 9, 9), canvas.new_id(POLE, 1.0))
+    canvas.rectangle(61, 0, 62, 20, (9, 9, 9), house)                  # now a third pole, a third house, a third sky
+    canvas.rectangle(60, 40, 63, 96, (9, 9, 9), house)
+    mask, _ = toytown._vote(canvas)
+    assert (mask[:6, 20] == POLE).all() and (mask[7:13, 20] == VOID).all() and (mask[14:, 20] == BUILDING).all()
 
 
 def test_poles_stay_thin(scenes):
