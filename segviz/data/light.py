@@ -88,10 +88,9 @@ def paper(height, width):
 
 
 @lru_cache(maxsize=64)
-def _halo(radius):
-    size = 2 * radius + 1
+def _halo(radius, percent):
     d = np.hypot(*np.mgrid[-radius:radius + 1, -radius:radius + 1]) / radius
-    return Image.fromarray((255 * np.clip(1 - d, 0, 1) ** 2.2).astype(np.uint8).reshape(size, size))
+    return Image.fromarray((2.55 * percent * np.clip(1 - d, 0, 1) ** 2.2).astype(np.uint8))
 
 
 @lru_cache(maxsize=256)
@@ -145,9 +144,7 @@ def paint_sky(sky, height, width):
     size, foot = min(height, width), sky.horizon * height
     x, y = sky.sun_x * width, foot * (1 - mood.sun_height)
     for radius, strength in ((0.85, 0.55 * mood.glow), (0.3, 0.8 * mood.glow)):
-        halo = _halo(max(2, round(radius * size)))
-        if strength < 1:
-            halo = halo.point(_fade(round(strength * 100)))
+        halo = _halo(max(2, round(radius * size)), round(min(1, strength) * 100))
         image.paste(mood.sun, _around(halo, x, y), halo)
     if mood.sun_height < 1:
         disc = _disc(max(2, round(0.036 * size)))
@@ -158,11 +155,6 @@ def paint_sky(sky, height, width):
         image.paste(mood.cloud_shade, box, body)
         image.paste(mood.cloud, box, lit)
     return image
-
-
-@lru_cache(maxsize=128)
-def _fade(percent):
-    return [v * percent // 100 for v in range(256)]
 
 
 @lru_cache(maxsize=64)
@@ -189,29 +181,26 @@ def air(depth, sky):
     return 0.94 * (1 - np.exp(-depth * (0.0016 + 0.010 * sky.haze)))
 
 
-def _covers(canvas, sky):
-    """What part of each pixel is sky, water, flat ground, and what part is lost in haze: float32 (4, H, W)."""
+def _covers(canvas, sky, samples):
+    """What part of each pixel is sky, water, flat ground, and what part is lost in haze: four float32 (H, W)."""
+    middle, mixed, ids = samples
     labels, depths = np.array(canvas.labels), np.array(canvas.depths)
     flat = np.isin(labels, FLAT) & np.isinf(depths)
-    solid = ~flat & (labels != SKY) & (labels != WATER)
-    lost = np.where(solid, air(np.where(solid, depths, 0), sky), 0)
-    tables = np.zeros((256, 3), np.uint8)
-    tables[:len(labels)] = np.stack([255 * (labels == SKY), 255 * (labels == WATER), (255 * lost).round()], 1)
-    coloured = canvas.ids.copy()
-    coloured.putpalette(tables.tobytes())                       # a palette looks up three tables in one pass
-    covers = np.empty((4, canvas.height, canvas.width), np.float32)
-    covers[[0, 1, 3]] = _planes(coloured.convert("RGB").reduce(SUPER))
-    flats = (255 * flat).astype(np.uint8).tolist()
-    covers[2] = np.asarray(canvas.ids.point(flats + [0] * (256 - len(flats))).reduce(SUPER))
-    covers[2] /= 255
-    return covers
+    upright = ~flat & (labels != SKY) & (labels != WATER)
+    lost = np.where(upright, air(np.where(upright, depths, 0), sky), 0)
+    for values in (labels == SKY, labels == WATER, flat, lost):
+        table = values.astype(np.float32)
+        cover = table.take(middle)
+        cover.reshape(-1)[mixed] = table.take(ids).mean(0)
+        yield cover
 
 
-def illuminate(canvas, sky, camera):
-    """The finished picture: float32 (3, height, width) in 0..1. `camera` is the eye's height in metres."""
+def illuminate(canvas, sky, camera, samples):
+    """The finished picture: float32 (3, height, width) in 0..1. `camera` is the eye's height in metres,
+    `samples` those of the canvas."""
     height, width = canvas.height, canvas.width
     mood, first = sky.mood, int(sky.horizon * height)
-    behind, wet, flat, lost = _covers(canvas, sky)
+    behind, wet, flat, lost = _covers(canvas, sky, samples)
     heaven = _planes(paint_sky(sky, height, width))
     t = np.maximum((np.arange(height, dtype=np.float32) + 0.5) / height - sky.horizon, 0.004)
     lost += flat * air(camera / t, sky)[:, None]
@@ -228,7 +217,7 @@ def illuminate(canvas, sky, camera):
         plane += lost * (haze / 255)
     picture += heaven * behind
     if wet.any():
-        _fill_water(picture, heaven, behind, wet, sky, first, canvas.middles())
+        _fill_water(picture, heaven, behind, wet, sky, first, samples[0])
     if mood.lamps and canvas.glows:
         picture += _lamplight(canvas, mood)
     picture += paper(height, width)

@@ -70,9 +70,14 @@ class Canvas:
         box = (round(x - mask.width / 2), round(y - mask.height / 2))
         self.picture.paste(colour, (*box, box[0] + mask.width, box[1] + mask.height), mask)
 
-    def middles(self):
-        """The id in the middle of each pixel: uint8 (height, width)."""
-        return np.asarray(self.ids)[SUPER // 2::SUPER, SUPER // 2::SUPER]
+    def samples(self):
+        """(middle, mixed, ids): the id in the middle of each pixel, uint8 (height, width); the flat positions of the N
+        pixels that show more than one thing, (N,); and all the ids seen there, uint8 (9, N), the middle one first."""
+        fine, centre = np.asarray(self.ids), SUPER // 2
+        places = sorted(((i, j) for i in range(SUPER) for j in range(SUPER)), key=lambda p: p != (centre, centre))
+        stack = np.stack([fine[i::SUPER, j::SUPER] for i, j in places])
+        mixed = np.flatnonzero((stack != stack[0]).any(0))
+        return stack[0], mixed, stack.reshape(len(places), -1).take(mixed, axis=1)
 
     def tiles(self, lefts, tops, width, height, colour):
         """Rectangles of one size at every crossing of `lefts` and `tops`."""
@@ -98,6 +103,7 @@ def _soft_ellipse(width, height, strength):
     return mask.filter(ImageFilter.GaussianBlur(max(0.6, h * 0.09))).resize((max(3, width), max(3, height)))
 
 
+@lru_cache(maxsize=8192)
 def tone(colour, factor, towards=(30, 36, 66), pull=0.0):
     """`colour` times `factor`, then pulled towards another colour; a tuple of three ints in 0..255."""
     r, g, b = colour

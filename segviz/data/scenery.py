@@ -312,13 +312,14 @@ IRON, WIRE = (64, 62, 76), (70, 66, 80)
 
 
 def draw(scene_plan, height, width):
-    """Paint a plan: (canvas, picture), the picture float32 (3, height, width) in 0..1."""
+    """Paint a plan: (canvas, its samples, picture), the picture float32 (3, height, width) in 0..1."""
     canvas = Canvas(height, width)
     painter = _Painter(canvas, scene_plan)
     painter.hills()
     painter.ground()
     painter.everything()
-    return canvas, illuminate(canvas, scene_plan.sky, scene_plan.camera)
+    samples = canvas.samples()
+    return canvas, samples, illuminate(canvas, scene_plan.sky, scene_plan.camera, samples)
 
 
 class _Painter:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from segviz.data.paint import CLASSES, MARKING, POLE, SUPER, VOID
+from segviz.data.paint import CLASSES, MARKING, POLE, VOID
 from segviz.data.scenery import draw, plan
 from segviz.data.twins import checked_label, class_of, draw_pair
 
@@ -53,8 +53,7 @@ def scene(index, size=96, *, seed=0):
     places stretch, the things keep their shape. Raises ValueError on a size that is too small or no integer.
     """
     height, width = _checked_size(size)
-    canvas, picture = draw(plan(_natural(index, "index"), _natural(seed, "seed")), height, width)
-    return _finish(canvas, picture)
+    return _finish(*draw(plan(_natural(index, "index"), _natural(seed, "seed")), height, width))
 
 
 def pair(index, size=96, *, distance, seed=0, label=None):
@@ -75,26 +74,22 @@ def pair(index, size=96, *, distance, seed=0, label=None):
     return _finish(*draw_pair(index, seed, height, width, operator.index(distance), label))
 
 
-def _finish(canvas, picture):
-    mask, seen = _vote(canvas)
+def _finish(canvas, samples, picture):
+    mask, seen = _vote(canvas, samples)
     instances, objects = _objects(canvas, mask, seen)
     image = torch.from_numpy(picture)
     return Scene(image, torch.from_numpy(mask.astype(np.int64)), torch.from_numpy(instances), objects)
 
 
-def _vote(canvas):
+def _vote(canvas, samples):
     """(mask, ids), uint8 (H, W): each pixel's class by its samples, and which thing of that class it shows.
 
     Void where no class has a clear majority. A thin class needs a third: that keeps poles, wires and lines whole.
     """
-    fine, table = np.asarray(canvas.ids), np.array(canvas.labels, np.uint8)
-    places = sorted(((i, j) for i in range(SUPER) for j in range(SUPER)), key=lambda p: p != (SUPER // 2, SUPER // 2))
-    samples = np.stack([fine[i::SUPER, j::SUPER] for i, j in places])       # (9, H, W), the middle one first
-    seen = samples[0].copy()
-    mask = table[seen]
-    mixed = np.flatnonzero((samples != seen).any(0))
-    ids = samples.reshape(len(places), -1).take(mixed, axis=1)
-    labels, columns = table[ids], np.arange(len(mixed))                     # (9, N), (N,)
+    middle, mixed, ids = samples
+    table, seen = np.array(canvas.labels, np.uint8), middle.copy()
+    mask = table.take(middle)
+    labels, columns = table.take(ids), np.arange(len(mixed))                # (9, N), (N,)
     votes = np.bincount((labels * np.intp(len(mixed)) + columns).reshape(-1), minlength=len(CLASSES) * len(mixed))
     votes = votes.reshape(len(CLASSES), -1)
     votes[[MARKING, POLE]] += 9 * (votes[[MARKING, POLE]] >= THIN_VOTES)

@@ -23,7 +23,7 @@ def class_of(index, seed):
 
 
 def draw_pair(index, seed, height, width, distance, label):
-    """(canvas, picture): the picture float32 (3, height, width) in 0..1."""
+    """(canvas, its samples, picture): the picture float32 (3, height, width) in 0..1."""
     unit = min(height, width)
     sprite = max(10, round(0.25 * unit)), max(6, round(0.13 * unit))            # width and height, pixels
     beacon = max(4, round(0.085 * unit)), max(8, round(0.19 * unit))
@@ -40,7 +40,7 @@ def draw_pair(index, seed, height, width, distance, label):
     _sprite(canvas, dice, x_sprite, foot, *sprite, facing, label)
     _beacon(canvas, x_beacon, foot, *beacon, label)
     picture = np.asarray(canvas.picture.reduce(SUPER)).transpose(2, 0, 1).astype(np.float32, order="C")
-    return canvas, picture / 255
+    return canvas, canvas.samples(), picture / 255
 
 
 def _misty_ground(dice, height, width):
