@@ -79,16 +79,30 @@ def heat(ax, values, title: str | None = None, vmin: float = 0.0, vmax: float = 
     return _show(ax, array, title, cmap="viridis", vmin=vmin, vmax=vmax)
 
 
-def boxes(ax, objects, colour: str = "white"):
-    """Draws a box and a name for each object with `.box` (x0, y0, x1, y1) and `.name`; returns the rectangles."""
+def boxes(ax, objects, names: bool = True, colour: str = "white"):
+    """Draws a box, and a name, for each object with `.box` (x0, y0, x1, y1) and `.name`; returns the rectangles."""
     from matplotlib.patches import Rectangle
     rectangles = []
     for thing in objects:
         x0, y0, x1, y1 = thing.box
-        rectangles.append(ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.3)))
-        ax.text(x0, max(y0 - 2, 5), thing.name, color="white", fontsize=7, va="bottom",
-                bbox={"facecolor": "black", "alpha": 0.7, "pad": 1, "edgecolor": "none"})
+        for edge, width in (("black", 2.6), (colour, 1.3)):              # dark under light: seen on any picture
+            box = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=edge, linewidth=width)
+            rectangles.append(ax.add_patch(box))
+        if names:
+            ax.text(x0, max(y0 - 2, 10), thing.name, color="white", fontsize=8, va="bottom",
+                    bbox={"facecolor": "black", "alpha": 0.7, "pad": 1, "edgecolor": "none"})
     return rectangles
+
+
+def instances(ax, picture, instance_map, title: str | None = None, alpha: float = 0.75):
+    """Shows an instance map (H, W), 0 where there is none, over its image: each instance in a colour of its own."""
+    numbers = np.asarray(instance_map)
+    turns = np.arange(1, numbers.max() + 1) * 0.618034 % 1               # golden ratio: neighbours get far hues
+    from matplotlib import colormaps
+    colours = np.vstack([[0, 0, 0], colormaps["turbo"](turns)[:, :3] * 255])
+    mixed = alpha * colours[numbers] + (1 - alpha) * rgb(picture)
+    grey = 0.5 * rgb(picture).mean(2, keepdims=True) + 110
+    return _show(ax, np.where(numbers[..., None] > 0, mixed, grey).astype(np.uint8), title)
 
 
 def legend(ax, classes, palette: np.ndarray = PALETTE, void: bool = True):

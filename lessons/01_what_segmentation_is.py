@@ -1,0 +1,405 @@
+# %% [markdown]
+# # 1 · What segmentation is
+#
+# *30 minutes. You will tell apart five questions that one picture can be asked, build every score of the field by
+# hand, and learn which of them to believe. Builds on lesson 0.*
+
+# %%
+from segviz import course
+course.banner("01")
+
+# %% [markdown]
+# Lesson 0 ended with a number that looked good beside pictures that were wrong. Here is that network again: trained
+# anew, a little shorter. Let it run while you read on.
+
+# %%
+import torch
+
+from segviz import draw, metrics
+from segviz.data import Toytown, toytown
+from segviz.models import FCN8s
+from segviz.training import fit, predict
+
+CLASSES = toytown.CLASSES
+torch.manual_seed(0)
+train, val = Toytown("train", length=600), Toytown("val", length=100)
+network = FCN8s(num_classes=10, width=8, padding=1)
+history = fit(network, train, val, steps=200, lr=2e-3, watch=val[7][0], title="FCN-8s")
+
+# %% [markdown]
+# ## One scene, five questions
+#
+# Here is one scene. Toytown drew it, so it can answer every question about it without error.
+
+# %%
+scene = toytown.scene(9, size=192)
+figure, (ax,) = draw.panels(1, size=4)
+draw.image(ax, scene.image);
+
+# %% [markdown]
+# **Classification:** *what is in the picture?* The answer is a list of names. It has no places.
+
+# %%
+present = [CLASSES[i] for i in scene.mask.unique().tolist() if i != toytown.VOID]
+print(", ".join(present))
+
+# %% [markdown]
+# **Localisation:** *where is the one main thing?* One name, one box: left, top, right, bottom.
+
+# %%
+things = [thing for thing in scene.objects if thing.visible > 60]     # large enough to see
+main = max((thing for thing in things if thing.name in ("car", "boat")), key=lambda thing: thing.visible)
+main.name, main.box
+
+# %% [markdown]
+# **Detection:** *where is every thing?* As many boxes as there are things. A detector has to find out how many.
+
+# %%
+[(thing.name, thing.box) for thing in things][:5], len(things)
+
+# %% [markdown]
+# **Semantic segmentation:** *what does each pixel show?* One class for each pixel. Sky and water, which have no box
+# worth drawing, get their due.
+#
+# **Instance segmentation:** *which pixels belong to which thing?* Two houses that touch are one region of the
+# semantic map and two instances. Sky is no instance at all.
+#
+# **Predict:** how many regions of "building" will the semantic map show, and how many the instance map?
+
+# %%
+figure, axes = draw.panels(5, size=2.4, titles=("classification", "localisation", "detection", "semantic", "instance"))
+for ax in axes[:3]:
+    draw.image(ax, scene.image)
+axes[0].text(4, 8, "\n".join(present), color="white", va="top", fontsize=8, bbox={"facecolor": "black", "alpha": 0.65})
+draw.boxes(axes[1], [main])
+draw.boxes(axes[2], things, names=False)
+draw.labels(axes[3], scene.mask)
+draw.instances(axes[4], scene.image, scene.instances);
+
+# %% [markdown]
+# Countable **things** (cars, houses) and shapeless **stuff** (sky, water) are an old distinction. Asking for both at
+# once, a class everywhere and an instance for each thing, is called *panoptic* segmentation (Kirillov et al. 2019).
+#
+# In this course the fourth question is ours. Where it is asked:
+#
+# - **Medicine**: outline cells, organs, tumours. U-Net was made for cells under a microscope (lesson 8).
+# - **Driving**: where is road, where is pavement, where is somebody? The benchmark Cityscapes has 30 such classes.
+# - **Photography**: blur what is behind a person, replace a sky, cut something out.
+# - **Interfaces**: a click selects a whole object; a video call shows another room behind you.
+
+# %% [markdown]
+# ## Label maps, palettes, void
+#
+# A label map is a picture of *names*, not of brightness. The palette, which paints class 6 in a bluish green, can be
+# changed at will. The numbers cannot.
+
+# %%
+rows, columns = slice(70, 94), slice(60, 84)
+corner = toytown.scene(9, size=96).mask[40:60, 30:60]
+figure, axes = draw.panels(2, size=3, titles=("our palette", "another one, the same map"))
+draw.labels(axes[0], corner)
+draw.labels(axes[1], corner, palette=draw.PALETTE[::-1])
+corner[:4]
+
+# %% [markdown]
+# The dark pixels hold **255: void**. There the border between two things runs through a pixel, and neither has a clear
+# majority in it. The benchmark PASCAL VOC draws such a rim around every object. Nobody is asked about void, in training or in scoring.
+#
+# Names cannot be averaged. **Predict:** we shrink a label map as one shrinks a photograph, by mixing neighbours.
+# What lies half-way between *road* (4) and *car* (8)?
+
+# %%
+small = scene.mask.masked_fill(scene.mask == 255, 0)
+mixed = torch.nn.functional.interpolate(small[None, None].float(), scale_factor=0.5, mode="bilinear")[0, 0].round().long()
+nearest = small[::2, ::2]
+wrong = mixed != nearest
+figure, axes = draw.panels(3, size=2.8, titles=("every other pixel", "mixed, like a photograph", "where they differ"))
+draw.labels(axes[0], nearest)
+draw.labels(axes[1], mixed)
+draw.heat(axes[2], wrong.float());
+
+# %%
+invented = wrong & (mixed == CLASSES.index("water")) & (nearest != CLASSES.index("water"))
+assert CLASSES[(4 + 8) // 2] == "water" and invented.sum() > 0
+print(f"{invented.sum()} pixels have become water, on the rims of cars and elsewhere")
+
+# %% [markdown]
+# Half-way between 4 and 8 lies 6: **water**. So masks are resized by *nearest neighbour*, always. It is one of the
+# commonest mistakes in published code.
+
+# %% [markdown]
+# ## Counting: the confusion matrix
+#
+# How good is a prediction? Take twelve pixels and three classes. 0 is sky, 1 is house, 2 is pole.
+
+# %%
+truth = torch.tensor([[0, 0, 0, 2], [1, 1, 0, 2], [1, 1, 1, 255]])
+guess = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 2], [1, 1, 1, 1]])
+figure, axes = draw.panels(2, size=2, titles=("truth", "guess"))
+draw.labels(axes[0], truth, palette=draw.PALETTE[[0, 1, 7]])
+draw.labels(axes[1], guess, palette=draw.PALETTE[[0, 1, 7]]);
+
+# %% [markdown]
+# **Predict**, with your finger on the screen: how many pixels are truly house, and called sky?
+#
+# Make a table. Row: what it *is*. Column: what it was *called*. Add one for each pixel, and none for void.
+
+# %%
+counts = torch.zeros(3, 3, dtype=torch.long)
+for is_, called in zip(truth.flatten(), guess.flatten(), strict=True):
+    if is_ != 255:
+        counts[is_, called] += 1
+counts
+
+# %% [markdown]
+# This is the **confusion matrix**, and every score below is read from it. What is right lies on the diagonal. The package
+# counts in the same way, only faster:
+
+# %%
+assert torch.equal(metrics.confusion_matrix(guess, truth, num_classes=3), counts)
+
+# %% [markdown]
+# **Pixel accuracy** is the share of the diagonal: what fraction of the pixels is right?
+
+# %%
+accuracy = counts.diagonal().sum() / counts.sum()
+assert accuracy == 9 / 11 and metrics.pixel_accuracy(counts) == 9 / 11
+accuracy
+
+# %% [markdown]
+# **Intersection over union** looks at one class. Here it is the pole. It truly covers two pixels, it was found on one, and nothing else was
+# called pole. The two maps agree on 1 pixel (the intersection), and cover 2 together (the union).
+
+# %%
+pole_true, pole_guess = truth == 2, guess == 2
+intersection = (pole_true & pole_guess).sum()
+union = (pole_true | pole_guess).sum()
+intersection / union
+
+# %% [markdown]
+# The same number stands in the table. Intersection: the diagonal. Union: the row and the column, less what was counted twice.
+
+# %%
+for c, name in enumerate(("sky", "house", "pole")):
+    hits, row, column = counts[c, c], counts[c].sum(), counts[:, c].sum()
+    print(f"{name:<6} {hits} / ({row} + {column} - {hits}) = {hits / (row + column - hits):.3f}")
+
+# %% [markdown]
+# **Mean IoU** is the plain mean of these: each *class* has one vote, however few pixels it has. That is the field's main score.
+#
+# **Exercise 1.** Write it for any confusion matrix. One question to settle: what is the IoU of a class that occurs
+# neither in the truth nor in the prediction?
+
+# %%
+from segviz.exercises import lesson_01 as exercises
+
+# %%
+def class_iou(counts):
+    """counts (C, C), rows: truth, columns: prediction -> IoU of each class (C,); NaN for a class that occurs in neither."""
+    ...
+
+# %%
+exercises.class_iou.check(class_iou)
+
+# %% [markdown]
+# ## Why accuracy lies
+#
+# Now the network. It has labelled 100 scenes that it had never seen, and here are its counts: each row shows where the pixels of one
+# class went.
+
+# %%
+scores = history.val[-1][1]
+figure, (ax,) = draw.panels(1, size=4.5)
+draw.confusion(ax, scores.counts, CLASSES);
+
+# %%
+print(f"pixel accuracy {scores.pixel_accuracy:.3f}    mean IoU {scores.mean_iou:.3f}")
+assert scores.pixel_accuracy > scores.mean_iou + 0.2
+
+# %% [markdown]
+# Two scores, one prediction, and they disagree. **Predict** whom to believe: read the rows of *pole*, *marking* and *boat*.
+#
+# Pixel accuracy has one vote for each *pixel*, and most pixels are sky, road and houses. How far would one get with the pole class gone?
+
+# %%
+val_mask = torch.stack([mask for _, mask in val])
+without_poles = val_mask.clone()
+without_poles[val_mask == CLASSES.index("pole")] = CLASSES.index("sky")       # perfect, but blind to poles
+counts = metrics.confusion_matrix(without_poles.masked_fill(val_mask == 255, 0), val_mask, num_classes=10)
+print(f"pixel accuracy {metrics.pixel_accuracy(counts):.3f}    mean IoU {metrics.mean_iou(counts):.3f}")
+assert metrics.pixel_accuracy(counts) > 0.97 and metrics.mean_iou(counts) < 0.91
+
+# %% [markdown]
+# Every pole is gone and the accuracy says: nearly perfect. Mean IoU loses a tenth, the whole vote of one class in ten.
+#
+# > **Myth or measured?** *"Mean IoU is the honest score, accuracy the dishonest one."* Each answers its own question. Mean IoU lets
+# > a class with a hundred pixels weigh as much as the sky, so one tiny, noisy class can move it a lot. Look at the classes, not only at the mean.
+#
+# **Exercise 2.** Before you believe an accuracy, ask what a network reaches that has not looked at all. Any class everywhere: which is best?
+
+# %%
+def blind_accuracy(counts):
+    """counts (C, C), rows: truth -> the best pixel accuracy of a prediction that is one class everywhere."""
+    ...
+
+# %%
+exercises.blind_accuracy.check(blind_accuracy)
+
+# %% [markdown]
+# ## Where the errors are: boundary IoU
+#
+# A large region can have a fine IoU and a ragged edge: its inside is so large that the edge hardly counts. **Boundary IoU** (Cheng et al. 2021)
+# looks at the edge alone. Take from each mask only the band of pixels within `width` of its own contour, then do IoU as before.
+
+# %%
+def band(mask, width):                      # in the mask, and near something that is not
+    outside = torch.nn.functional.pad(1 - mask.float()[None, None], [width] * 4, value=1.0)
+    near = torch.nn.functional.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0] > 0
+    return mask & near
+
+yy, xx = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+disc = (yy - 32) ** 2 + (xx - 32) ** 2 < 24**2
+moved = disc.roll(3, dims=1)
+
+# %%
+figure, axes = draw.panels(4, size=2, titles=("truth", "moved by 3", "both", "both bands"))
+draw.heat(axes[0], disc.float())
+draw.heat(axes[1], moved.float())
+draw.heat(axes[2], (disc.float() + moved) / 2)
+draw.heat(axes[3], (band(disc, 2).float() + band(moved, 2)) / 2);
+
+# %% [markdown]
+# **Predict** both scores before you run: IoU of the discs, and of their bands.
+
+# %%
+iou = ((disc & moved).sum() / (disc | moved).sum()).item()
+a, b = band(disc, 2), band(moved, 2)
+band_iou = ((a & b).sum() / (a | b).sum()).item()
+print(f"IoU {iou:.2f}    boundary IoU {band_iou:.2f}")
+assert iou > 0.8 and band_iou < 0.5
+
+# %%
+counted = metrics.boundary_iou(moved.long(), disc.long(), num_classes=2, width=2)[1]
+assert abs(counted - band_iou) < 1e-6
+
+# %% [markdown]
+# **Exercise 3.** You have just seen `band`. Now write it without looking: on your own terms, with a loop if you like.
+
+# %%
+def boundary_band(mask, width):
+    """mask bool (H, W) -> bool (H, W): its pixels with a non-mask pixel, or the image's end, within `width` rows and columns."""
+    ...
+
+# %%
+exercises.boundary_band.check(boundary_band)
+
+# %% [markdown]
+# ## Play with a prediction
+#
+# The prediction below is perfect, until you disturb it. Take one class and shift it, grow it, shrink it, or drop it.
+#
+# **Predict**, then try: (1) Shift *pole* by two pixels. Which score falls, and which does not notice? (2) Do the same with *sky*. (3) Shrink *building* by two: which score
+# sees it best? (4) Find the disturbance with the highest accuracy and the lowest mean IoU.
+
+# %%
+from segviz.widgets import ScoresExplorer
+
+street = toytown.scene(9, size=96)
+explorer = ScoresExplorer(street.image, street.mask, CLASSES, disturb="pole")
+explorer
+
+# %% [markdown]
+# What you should have seen, as numbers. Two pixels to the right, first the poles, then the sky:
+
+# %%
+for name in ("pole", "sky"):
+    shifted = explorer.predict(name, right=2)
+    counts = metrics.confusion_matrix(shifted, street.mask, num_classes=10)
+    iou = metrics.class_iou(counts)[CLASSES.index(name)]
+    print(f"{name:<5} accuracy {metrics.pixel_accuracy(counts):.3f}   its own IoU {iou:.3f}")
+
+# %%
+pole = metrics.confusion_matrix(explorer.predict("pole", right=2), street.mask, num_classes=10)
+assert metrics.pixel_accuracy(pole) > 0.9 and metrics.class_iou(pole)[CLASSES.index("pole")] < 0.3
+
+# %% [markdown]
+# The thinner a thing is, the more a small shift costs it. Nothing in the network has to be "bad at poles": two pixels of blur are enough.
+
+# %% [markdown]
+# ## Add first, divide once
+#
+# One question is left. You have 100 images. Do you compute the mean IoU of each, and average? Or add up all the counts, and divide once?
+#
+# **Predict:** which gives the higher number? Think of an image that shows a single far-away boat.
+
+# %%
+per_image = [metrics.confusion_matrix(predict(network, image), mask, num_classes=10) for image, mask in val]
+averaged = sum(metrics.mean_iou(counts) for counts in per_image) / len(per_image)
+added = metrics.mean_iou(sum(per_image))
+print(f"averaged over images {averaged:.3f}    from the added counts {added:.3f}")
+assert abs(averaged - added) > 0.01
+
+# %% [markdown]
+# The same predictions, two numbers. In the first, a class that is absent from an image drops out of that image's mean, and where it is
+# present with five pixels, they weigh as much as another image's five hundred. The benchmarks (PASCAL VOC, Cityscapes) add first and divide once. A paper or
+# a library that averages over images, or over batches, reports a number that cannot be compared with theirs.
+
+# %%
+import matplotlib.pyplot as plt
+
+figure, ax = plt.subplots(figsize=(6, 2.4), layout="constrained")
+ax.hist([metrics.mean_iou(counts) for counts in per_image], bins=20, color="#88CCEE", edgecolor="white")
+ax.axvline(averaged, color="#332288", label="mean over images")
+ax.axvline(added, color="#CC6677", linestyle="--", label="counts added first")
+ax.set(xlabel="mean IoU of one image", ylabel="images")
+ax.legend(frameon=False);
+
+# %% [markdown]
+# **Exercise 4.** Write the score of a data set.
+
+# %%
+def dataset_mean_iou(matrices):
+    """matrices: one confusion matrix (C, C) for each image -> the mean IoU of the data set, one number."""
+    ...
+
+# %%
+exercises.dataset_mean_iou.check(dataset_mean_iou)
+
+# %% [markdown]
+# ## The failure to take along
+#
+# Suppose we had the best *classifier* in the world: for each scene it names, without error, every class that occurs. But no places. Turn its
+# answer into a label map: all it can do is to paint the whole picture with the most common of the classes it has named.
+
+# %%
+share = torch.bincount(torch.stack([mask for _, mask in train]).flatten(), minlength=256)[:10]
+blind = []
+for mask in val_mask:
+    named = [c for c in mask.unique().tolist() if c != 255]                 # a perfect classification
+    commonest = max(named, key=lambda c: share[c])
+    blind.append(torch.full_like(mask, commonest))
+counts = metrics.confusion_matrix(torch.stack(blind), val_mask, num_classes=10)
+print(f"pixel accuracy {metrics.pixel_accuracy(counts):.3f}    mean IoU {metrics.mean_iou(counts):.3f}")
+assert metrics.mean_iou(counts) < 0.1
+
+# %% [markdown]
+# Every *what* is right, and the map is worth nothing, because *where* is missing. Yet classifiers are what the field had, in 2014, and they were superb. How does one get a *where* out of a
+# network that was built to forget it? That is lesson 2.
+#
+# ## What was shown
+#
+# - One picture can be asked five questions. Semantic segmentation asks for a class at every pixel.
+# - A label map holds names: never mix them, never count void.
+# - All scores come from one table of counts. Accuracy has one vote a pixel, mean IoU one a class, boundary IoU looks along contours.
+# - Over a data set: add first, divide once.
+
+# %%
+print("Scoreboard: Toytown, 100 scenes")
+print(f"  all one class, perfectly classified   accuracy {metrics.pixel_accuracy(counts):.3f}   mean IoU {metrics.mean_iou(counts):.3f}")
+print(f"  FCN-8s, width 8, 200 steps            accuracy {scores.pixel_accuracy:.3f}   mean IoU {scores.mean_iou:.3f}"
+      f"   boundary IoU {scores.boundary_iou:.3f}")
+
+# %% [markdown]
+# **Sources.** Long, Shelhamer, Darrell: *Fully Convolutional Networks for Semantic Segmentation*, CVPR 2015, section 5 (the four scores). Everingham et al.: *The PASCAL Visual Object Classes
+# Challenge: A Retrospective*, IJCV 2015 (segmentation accuracy is intersection over union; void). Cordts et al.: *The Cityscapes Dataset for Semantic Urban Scene Understanding*, CVPR 2016. Kirillov et al.: *Panoptic Segmentation*,
+# CVPR 2019. Cheng et al.: *Boundary IoU*, CVPR 2021, section 4. Words: confusion matrix 혼동 행렬, intersection over union 교집합 대 합집합 비율, instance segmentation 인스턴스 분할.
