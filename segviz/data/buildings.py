@@ -35,7 +35,7 @@ def paint_house(canvas, house, x, y, metre, vanishing, sun_side, lamps, depth):
     side = 1 if vanishing[0] > x else -1                # which side wall is seen
     wall, tiles = WALLS[house.wall % len(WALLS)], ROOFS[house.tiles % len(ROOFS)]
     front_light, side_light = 0.96, (1.10 if side == sun_side else 0.62)
-    if half > 8:
+    if half > 10:
         canvas.shade(x - sun_side * half * 0.9, y, half * 3.4, max(3, metre * 2.2), 0.5)
 
     near, far = (x + side * half, y), (x - side * half, y)           # the corner by the side wall, and the other
@@ -63,7 +63,8 @@ def _roof(canvas, house, id, x, half, metre, up, far_up, vanishing, seen, side, 
         if seen:
             canvas.polygon([eave, apex, mix(apex, vanishing, house.deep), mix(eave, vanishing, house.deep)], slope, id)
         canvas.polygon([up, apex, far_up], tone(face, 1.03), id)
-        canvas.line([(far_up[0] - side * over, top + over * 0.8), apex, eave], max(1, round(metre * 0.3)), tone(tiles, 0.9), id)
+        if half > 8:
+            canvas.line([(far_up[0] - side * over, top + over * 0.8), apex, eave], max(1, round(metre * 0.3)), tone(tiles, 0.9), id)
     elif house.roof == "ridge":
         rise *= 0.62
         left, right = (x - half - over, top + over * 0.4), (x + half + over, top + over * 0.4)
@@ -73,7 +74,8 @@ def _roof(canvas, house, id, x, half, metre, up, far_up, vanishing, seen, side, 
             ridge = b if side > 0 else a
             canvas.polygon([up, ridge, mix(up, vanishing, house.deep)], tone(face, 1.08 if side == sun_side else 0.66), id)
         canvas.polygon([left, right, b, a], tone(tiles, 0.98), id)
-        canvas.line([left, right], max(1, round(metre * 0.2)), tone(tiles, 0.68))
+        if half > 8:
+            canvas.line([left, right], max(1, round(metre * 0.2)), tone(tiles, 0.68))
         if house.width * metre > 30:
             cx = x + half * 0.45
             canvas.rectangle(cx, a[1] - rise * 0.35, cx + metre * 0.9, a[1] + rise * 0.35, tone(tiles, 0.8), id)

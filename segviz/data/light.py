@@ -114,9 +114,8 @@ def _cloud_master(variant):
         r = h * (0.05 + 0.13 * rng.random() * (0.4 + tower))
         y = h * 0.84 - r * 0.7 - h * 0.58 * rng.random() * tower
         brush.ellipse((x * w - 1.4 * r, y - r, x * w + 1.4 * r, y + r), fill=240)
-        q = 0.80 * r
-        light.ellipse((x * w - 0.36 * r - 1.4 * q, y - 0.26 * r - q, x * w - 0.36 * r + 1.4 * q, y - 0.26 * r + q),
-                      fill=235)
+        x, y, q = x * w - 0.22 * r, y - 0.24 * r, 0.94 * r
+        light.ellipse((x - 1.4 * q, y - q, x + 1.4 * q, y + q), fill=235)
     brush.rectangle((0, h * 0.86, w, h), fill=0)
     lit = Image.composite(lit, Image.new("L", (w, h)), body)
     return body.filter(ImageFilter.GaussianBlur(3)), lit.filter(ImageFilter.GaussianBlur(5))

@@ -88,6 +88,8 @@ def plan(index, seed):
     river = dice.choose(("left", "right", "bay", "none"), (0.32, 0.32, 0.24, 0.12))
     camera = dice.log_uniform(3.6, 12.0)
     sky = _plan_sky(dice)
+    if river == "bay":                                  # looked at from higher up, or houses would hide the water
+        camera = max(camera, 5.5)
     road, bank = _plan_ground(dice, river, sky.horizon)
     ground = Plan(sky, camera, river, road, bank, _plan_hills(dice), (), (), ())
     houses = _plan_houses(dice, ground)
@@ -188,7 +190,7 @@ def _plan_houses(dice, ground):
                 offset = ROAD_HALF + dice.uniform(6.0, 9.5)
                 spots.append((road_middle(ground, t) + side * offset / z, t))
                 z = z * 1.16 + dice.uniform(5, 11)
-        spots += [(dice.uniform(-0.05, 1.05), dice.log_uniform(0.012, 0.12)) for _ in range(10)]
+        spots += [(dice.uniform(-0.05, 1.05), dice.log_uniform(0.014, 0.12)) for _ in range(7)]
     for x, t in spots:
         house = _house(dice, x, t)
         if _on(ground, GRASS, x, t, house.width * 0.55):
@@ -225,7 +227,7 @@ def _plan_trees(dice, ground, houses):
     favourite = dice.choose(("round tree", "tall tree", "pine"), (0.6, 0.2, 0.2))
     accents = dice.chance(0.35)
     alley = dice.chance(0.4) and ground.river != "bay"
-    for k in range(30):
+    for k in range(26):
         x, t = dice.uniform(-0.05, 1.05), dice.log_uniform(0.014, below * 0.98)
         if alley and k < 14:
             t = ground.camera / (12 + 7.5 * k)
@@ -431,10 +433,10 @@ class _Painter:
         image = sprite(thing.kind, thing.variant, rise, flip)
         width = image.colour.width
         id = self.canvas.new_id(thing.label, self.plan.camera / thing.t)
-        if thing.label == TREE:
+        if thing.label == TREE and rise > 15:
             long = 1 + self.plan.sky.mood.shadow
             self.canvas.shade(x - self.sun * width * 0.35 * long, y, width * 1.1 * long, max(2, rise * 0.16), 0.42)
-        elif thing.label == CAR:
+        elif thing.label == CAR and rise > 6:
             self.canvas.shade(x - self.sun * width * 0.06, y - rise * 0.03, width * 1.25, max(2, rise * 0.28), 0.6)
         self.canvas.sprite(image, x, y, id)
 
@@ -454,7 +456,8 @@ class _Painter:
                 self._wire(a, b, wire, max(1, round(metre * 0.05)))
         self.last_pole = ends
         id, half = canvas.new_id(POLE, depth), max(1.0, 0.10 * metre)
-        canvas.shade(x - self.sun * metre, y, metre * 2.4, max(2, metre * 0.3), 0.4)
+        if metre > 6:
+            canvas.shade(x - self.sun * metre, y, metre * 2.4, max(2, metre * 0.3), 0.4)
         canvas.rectangle(x - half / 2, top, x + half, y, IRON, id)
         if half > 2:
             lit = x - half / 2 if self.sun < 0 else x + half / 2
@@ -468,8 +471,9 @@ class _Painter:
         end = x + pole.arm * 1.5 * metre
         self.canvas.line([(x, top), (x + pole.arm * 0.9 * metre, top - 0.25 * metre), (end, top)], max(1, round(half)), IRON, id)
         r = max(1.2, 0.32 * metre)
-        warm = (255, 240, 190) if self.lamps else (226, 222, 208)
-        self.canvas.rectangle(end - r, top, end + r, top + 1.1 * r, warm, id)
+        warm = (255, 240, 190) if self.lamps > 0.5 else (226, 222, 208)
+        foot = top + 1.1 * r
+        self.canvas.polygon([(end - 0.6 * r, top), (end + 0.6 * r, top), (end + r, foot), (end - r, foot)], warm, id)
         self.canvas.glows.append((end, top + r, 1.3 * r, 0.8))
 
     def _wire(self, a, b, id, width):
