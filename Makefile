@@ -39,7 +39,7 @@ lint: $(VENV)/installed-tests  ## look for mistakes in the code without running 
 
 clean:  ## remove .venv and caches; my_lessons and your progress stay
 	rm -rf $(VENV) build segviz.egg-info .pytest_cache .ruff_cache
-	find segviz tests benchmarks lessons -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so that an install that was interrupted is taken up again.
 $(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/python

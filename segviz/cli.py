@@ -17,22 +17,33 @@ app = typer.Typer(
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 something is in the way, 2 wrong usage, 130 Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")     # a terminal without ✓ shows ? and goes on
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")     # a terminal without ✓ shows ? and goes on
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except typer.Exit as end:
-        sys.exit(end.exit_code)
+        code = end.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)
+        code = 130
     except Exception as error:
-        if hasattr(error, "format_message"):     # typer's own: a wrong option or command
-            error.show()
-            sys.exit(error.exit_code)
-        if not isinstance(error, ValueError | OSError | ImportError):
-            raise
+        code = _explained(error)
+    if code == 130:
+        print("\nStopped.", file=sys.stderr)
+    sys.exit(code)
+
+
+def _explained(error: Exception) -> int:
+    """Prints an expected error in words and returns its exit code; raises what is a mistake of ours."""
+    if hasattr(error, "format_message"):         # typer's own: a wrong option or command
+        error.show()
+        return error.exit_code
+    if isinstance(error, ImportError):
+        print(f"segviz: {error}. Run `make learn`, or `pip install -r requirements.txt`.", file=sys.stderr)
+    elif isinstance(error, ValueError | OSError):
         print(f"segviz: {error}", file=sys.stderr)
-        sys.exit(1)
+    else:
+        raise error
+    return 1
 
 
 def _version(asked: bool) -> None:

@@ -1,0 +1,278 @@
+"""The commands as a learner meets them: what they print, how they end, and JupyterLab really started."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import create_autospec
+from urllib.request import urlopen
+
+import pytest
+from jupyter_client.manager import AsyncKernelManager
+
+from segviz import cli, course, doctor, launch
+from segviz.course import CourseError
+from segviz.exercises.progress import Progress
+
+# The command on a course of its own: the folders are the only thing that is replaced.
+COMMAND = """
+import sys
+from pathlib import Path
+from segviz import cli, course
+course.LESSONS, course.COPIES = Path(sys.argv[1]) / "lessons", Path(sys.argv[1]) / "my lessons"
+course._exercise_module = lambda number: None
+sys.argv = ["segviz", *sys.argv[2:]]
+cli.main()
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A small course in a folder of its own, and a learner's and Jupyter's folders that nobody else uses."""
+    (tmp_path / "lessons").mkdir()
+    for name in ("00_start", "01_next"):
+        (tmp_path / "lessons" / f"{name}.py").write_text("# %%\n1 + 1\n")
+    monkeypatch.setenv("SEGVIZ_HOME", str(tmp_path / "home"))
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def segviz(place: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", COMMAND, str(place), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_help_teaches(place):
+    seen = segviz(place, "--help")
+    assert seen.returncode == 0
+    for word in ("learn", "doctor", "progress", "--version"):
+        assert word in seen.stdout
+    assert "my_lessons" in segviz(place, "learn", "--help").stdout
+
+
+def test_version(place):
+    seen = segviz(place, "--version")
+    assert (seen.returncode, seen.stdout) == (0, "segviz 0.1.0\n")
+
+
+@pytest.mark.parametrize("arguments", [("lern",), ("learn", "--port", "eighty"), ("learn", "--port", "0"),
+                                       ("progress", "now")])
+def test_wrong_usage(place, arguments):
+    seen = segviz(place, *arguments)
+    assert seen.returncode == 2
+    assert "Error" in seen.stderr and "Traceback" not in seen.stderr
+
+
+def test_expected_errors_are_words(place):
+    seen = segviz(place, "learn", "--lesson", "7", "--no-browser")
+    assert seen.returncode == 1
+    assert "one of 00, 01; got '7'" in seen.stderr and "Traceback" not in seen.stderr
+    for path in (place / "lessons").iterdir():
+        path.unlink()
+    seen = segviz(place, "progress")
+    assert seen.returncode == 1 and "found none" in seen.stderr
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (CourseError("in words"), 1),
+                                             (OSError("no space"), 1), (ImportError("no torch"), 1)])
+def test_exit_codes(monkeypatch, capsys, error, code):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["segviz", "progress"])
+    monkeypatch.setattr(course, "standings", fails)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == code
+    assert (str(error) or "Stopped") in capsys.readouterr().err
+
+
+def test_our_own_mistakes_are_not_hidden(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["segviz", "progress"])
+    monkeypatch.setattr(course, "standings", lambda store: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_progress_is_shown_lesson_by_lesson(place, monkeypatch, capsys):
+    modules = {"00": SimpleNamespace(TITLE="Start", EXERCISES={
+        "first": SimpleNamespace(title="First"), "second": SimpleNamespace(title="Second")})}
+    monkeypatch.setattr(course, "_exercise_module", modules.get)
+    monkeypatch.setattr(course, "LESSONS", place / "lessons")
+    store = Progress()
+    for outcome in ("wrong", "passed"):
+        store.record("00", "first", outcome)
+    cli.progress()
+    shown = capsys.readouterr().out
+    assert "00  Start: 1 of 2" in shown and "01  Next: no exercises" in shown
+    assert "✓ First (passed, 2 checks)" in shown and "○ Second (not attempted)" in shown
+    assert "1 of 2 exercises passed" in shown and "lesson 00" in shown
+
+
+def test_progress_says_what_is_amiss(place):
+    (place / "home").mkdir()
+    (place / "home" / "progress.sqlite").write_bytes(b"damaged" * 300)
+    seen = segviz(place, "progress")
+    assert seen.returncode == 0
+    assert "could not be read" in seen.stdout and "progress-corrupt-" in seen.stdout
+
+
+# -- JupyterLab
+
+
+class Running:
+    """`segviz learn` in a process of its own, up to its address."""
+
+    def __init__(self, place: Path, *arguments: str):
+        self.log = place / "output.txt"
+        command = [sys.executable, "-u", "-c", COMMAND, str(place), "learn", *arguments]
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT,
+                                            stdin=subprocess.DEVNULL, start_new_session=True)
+        self.address = self._await()
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def _await(self) -> str:
+        for _ in range(600):
+            if found := re.search(r"http://\S+", self.output):
+                try:
+                    urlopen(found[0], timeout=30).close()
+                    return found[0]
+                except OSError:
+                    pass
+            assert self.process.poll() is None, self.output
+            time.sleep(0.1)
+        raise AssertionError(self.output)
+
+    def stop(self, how: int = signal.SIGINT) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture
+def learning(place):
+    started = []
+
+    def start(*arguments: str) -> Running:
+        started.append(Running(place, *arguments))
+        return started[-1]
+
+    yield start
+    for running in started:
+        if running.process.poll() is None:
+            running.stop(signal.SIGKILL)
+
+
+def status(address: str, path: str, token: bool = True) -> int:
+    base, _, query = address.partition("?")
+    host = base.split("/")[2]
+    with closing(http.client.HTTPConnection(host, timeout=30)) as connection:
+        connection.request("GET", f"{path}?{query}" if token else path)
+        return connection.getresponse().status
+
+
+@pytest.mark.slow
+def test_learn_serves_the_copies_and_nothing_else(place, learning):
+    running = learning("--no-browser")
+    assert "/lab/tree/00_start.ipynb?token=" in running.address
+    assert running.address.startswith("http://127.0.0.1:")
+    assert status(running.address, "/api/contents/01_next.ipynb") == 200
+    assert status(running.address, "/api/contents/01_next.ipynb", token=False) == 403
+    assert status(running.address, "/api/contents/../lessons/00_start.py") == 404
+    page = urlopen(running.address, timeout=30).read().decode()
+    assert '"news": {"disabled": true}' in page
+
+    second = segviz(place, "learn", "--no-browser", "--lesson", "1")
+    assert second.returncode == 0
+    assert "already open" in second.stdout and "/lab/tree/01_next.ipynb?token=" in second.stdout
+
+    assert running.stop() == 0
+    assert "The course is closed. Your work is in" in running.output and "Traceback" not in running.output
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_small_messages_are_sent_at_once_where_the_server_allows_it(monkeypatch, works):
+    channels = pytest.importorskip("jupyter_server.services.kernels.connection.channels")
+    handler = create_autospec(channels.KernelWebsocketHandler, instance=True)
+    handler.set_nodelay.side_effect = None if works else AttributeError("a server of tomorrow")
+    monkeypatch.setattr(channels.ZMQChannelsWebsocketConnection, "connect", lambda self: "connected")
+    connection = launch.NoDelayWebsocket(parent=AsyncKernelManager(), websocket_handler=handler)
+    assert connection.connect() == "connected"
+    handler.set_nodelay.assert_called_once_with(True)
+
+
+@pytest.mark.slow
+def test_a_busy_port_is_passed_over_in_words(place, learning):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        busy = other.getsockname()[1]
+        running = learning("--no-browser", "--port", str(busy))
+        assert f"Port {busy} is in use by another program" in running.output
+        assert f":{busy}/" not in running.address
+        assert running.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_without_a_browser_the_address_is_enough(learning):
+    if sys.platform in ("win32", "darwin"):
+        pytest.skip("there is always a browser here")
+    running = learning()
+    assert running.stop() == 0
+    assert "copy the address" in running.output
+
+
+def test_a_missing_kernel_is_said_in_words(place, monkeypatch):
+    (place / "elsewhere" / "kernels" / "python3").mkdir(parents=True)
+    spec = {"argv": ["/opt/other/bin/python", "-m", "ipykernel"], "display_name": "P", "language": "python"}
+    (place / "elsewhere" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    seen = segviz(place, "learn", "--no-browser", env=os.environ | {"JUPYTER_PATH": str(place / "elsewhere")})
+    assert seen.returncode == 1
+    assert "/opt/other/bin/python, which is not the course's Python" in seen.stderr
+    assert "pip install" in seen.stderr
+
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    assert "missing" in doctor.kernel_problem() and "pip install" in doctor.kernel_problem()
+
+
+# -- doctor
+
+
+def test_doctor_looks_at_everything(place):
+    report = doctor.check()
+    subjects = {finding.subject for finding in report.findings}
+    assert subjects >= {"Python", "torch", "GPU", "widgets", "kernel", "disk"}
+    assert report.healthy
+    assert not list(place.glob("home*"))                   # looking leaves nothing behind
+    assert "Ready: you can start." in repr(report) and "<table" in report._repr_html_()
+
+
+def test_doctor_never_raises_and_says_what_to_do(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: 1 / 0)
+    (place / "file").write_text("in the way")
+    monkeypatch.setenv("SEGVIZ_HOME", str(place / "file" / "home"))
+    monkeypatch.setattr(doctor, "_version", lambda package: None if package == "anywidget" else "1")
+    report = doctor.check()
+    bad = {finding.subject: finding for finding in report.findings if finding.state == "bad"}
+    assert set(bad) >= {"torchvision", "disk", "progress", "widgets"}
+    assert all(finding.remedy for finding in bad.values())
+    assert not report.healthy and "to put right" in repr(report)
+    assert "✗" in repr(report) and "to do" in report._repr_html_()     # not by colour alone
+
+
+def test_doctor_escapes(place):
+    finding = doctor.Finding("bad", "<b>", "<script>", "<i>")
+    assert "<script>" not in doctor.Report((finding,))._repr_html_()
