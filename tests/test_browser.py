@@ -2,15 +2,19 @@
 
 import json
 import re
+from pathlib import Path
 
 import browser as driving
 import nbformat
 import pytest
 from browser import command, open_notebook, run_all, run_cell
 
+import segviz.widgets
+
 pytestmark = pytest.mark.slow
 
 SETUP = """
+import time
 import torch
 from segviz.data import toytown
 from segviz.widgets import *
@@ -33,6 +37,10 @@ def fails_at_three(number):
         raise KeyError("no three here")
     return State([Panel("Numbers", [Bars([Bar("number", number / 8)])])], f"The number is {number}.")
 
+def ponders(depth):
+    time.sleep(0.4)
+    return State([Panel("Depth", [Bars([Bar("depth", depth / 8)])])], f"Depth {depth}.")
+
 def impossible(kernel):
     if kernel > 4:
         return State([], f"No output for kernel {kernel}.", problem="The kernel is larger than the input, 4.", problem_at="kernel")
@@ -41,8 +49,10 @@ def impossible(kernel):
 CELLS = [SETUP, "scores = ScoresExplorer(scene.image, scene.mask, toytown.CLASSES, disturb='pole')\nscores",
          "sliding = SlidingExplorer(reddish, place, ('car', 'boat', 'ground'), 32, 8, largest=96)\nsliding",
          "few = Explorer(fails_at_three, [Slider('number', 'Number', 0, 8)], title='Fails at three', prepared=False)\nfew",
-         "Explorer(impossible, [Slider('kernel', 'Kernel', 1, 8)], title='Prepared')", "scores.values"]
-SCORES, SLIDING, FAILING, PREPARED = range(4)
+         "Explorer(impossible, [Slider('kernel', 'Kernel', 1, 8)], title='Prepared')",
+         "Explorer(ponders, [Slider('depth', 'Depth', 0, 8)], title='Slow', slow=True)", "scores.values"]
+SCORES, SLIDING, FAILING, PREPARED, SLOW = range(5)
+LAST = len(CELLS) - 1
 
 
 def notebook(path):
@@ -108,7 +118,7 @@ def drag(page, handle, start, stop, steps):
 
 def test_lab_shows_the_live_view_and_not_the_picture_beside_it(shown):
     explorer(shown, SCORES)
-    assert shown.locator("section.sv").count() == 4
+    assert shown.locator("section.sv").count() == 5
     assert shown.locator(".jp-OutputArea-output img").count() == 0
 
 
@@ -130,7 +140,7 @@ def test_the_kernel_learns_the_values(shown):
     shown.keyboard.press("ArrowLeft")
     settled(shown, SCORES)
     shown.wait_for_timeout(600)                     # places are saved after a pause
-    assert re.search(r"'down': -1\b", run_cell(shown, 5))
+    assert re.search(r"'down': -1\b", run_cell(shown, LAST))
 
 
 def test_arrow_keys_move_a_slider_and_python_moves_it_too(shown):
@@ -143,7 +153,7 @@ def test_arrow_keys_move_a_slider_and_python_moves_it_too(shown):
     settled(shown, SCORES)
     assert handle.input_value() == "3"
     assert handle.get_attribute("aria-valuetext") == "+3 px"
-    run_cell(shown, 5, "scores.set(right=-5, drop=False); scores.values")
+    run_cell(shown, LAST, "scores.set(right=-5, drop=False); scores.values")
     shown.wait_for_function("() => document.querySelector('section.sv input').value === '-5'")
     settled(shown, SCORES)
     assert "5 px left" in root.locator(".sv-readout").inner_text()
@@ -206,6 +216,37 @@ def test_a_problem_is_said_at_its_control(shown):
     assert root.locator(".sv-control .sv-problem").inner_text() == ""
 
 
+def test_slow_work_shows_that_it_is_busy_and_passes_over_what_is_no_longer_wanted(shown):
+    root = explorer(shown, SLOW)
+    drawn = int(root.get_attribute("data-drawn"))
+    slider(root, "Depth").focus()
+    for _ in range(6):
+        shown.keyboard.press("ArrowRight")
+    shown.wait_for_function("n => document.querySelectorAll('section.sv')[n].dataset.busy", arg=SLOW)
+    assert "Depth 0." in root.locator(".sv-readout").inner_text()       # the old picture stays until then
+    assert settled(shown, SLOW) == "6"
+    assert "Depth 6." in root.locator(".sv-readout").inner_text()
+    assert root.get_attribute("data-busy") is None
+    assert int(root.get_attribute("data-drawn")) == drawn + 1           # one picture: the last
+
+
+def test_of_many_wishes_only_the_newest_is_asked_for(page):
+    """The browser's side of the protocol by itself: what is sent, given what is wanted and answered."""
+    source = (Path(segviz.widgets.__file__).parent / "states.js").read_text(encoding="utf-8")
+    result = page.evaluate("""source => new Function(source + `
+        const sent = [], arrived = [], faults = [];
+        const asking = new Asking((content) => sent.push(content), new Shelf(), {slow: false, silent() {},
+            arrived: (key) => arrived.push(key), fault: (key, words) => faults.push(words)});
+        for (const key of ['1', '2', '3']) asking.want(key);
+        const first = sent.map((content) => content.ask);
+        asking.answer({id: sent[0].id, key: '1', state: {}}, []);
+        asking.want('4');
+        asking.want('3');                                   // back to what is in flight: nothing more to ask
+        asking.answer({id: sent[1].id, key: '3', fault: 'words'}, []);
+        return {first, all: sent.map((content) => content.ask), arrived, faults, busy: asking.busy};`)()""", source)
+    assert result == {"first": ["1"], "all": ["1", "3"], "arrived": ["1"], "faults": ["words"], "busy": False}
+
+
 def test_dark_theme_redraws_with_light_words(shown):
     root = explorer(shown, PREPARED)
     lightness = """canvas => {
@@ -254,7 +295,7 @@ def test_a_saved_notebook_opens_with_its_explorers(lab, page):
     """After the test above: the notebook was saved with its widgets, and its kernel is gone."""
     saved = json.loads((lab.root / "left.ipynb").read_text(encoding="utf-8"))
     assert "widgets" in saved["metadata"], "JupyterLab did not save the widgets' states"
-    outputs = [output["data"] for cell in saved["cells"][1:5] for output in cell["outputs"]]
+    outputs = [output["data"] for cell in saved["cells"][1:LAST] for output in cell["outputs"]]
     assert all("image/png" in data and data["text/plain"] for data in outputs)
     page.goto(lab.address("left.ipynb"))
     page.wait_for_selector("section.sv")

@@ -25,6 +25,12 @@ function wrap(ctx, words, width) {
 const barsOf = (panel) => panel.layers.find((layer) => layer.kind === "Bars");
 const legendOf = (panel) => panel.layers.find((layer) => layer.legend);
 
+// The width at which every unit is as wide as the next, where that costs less than a tenth.
+function wholePixels(width, units) {
+  const scale = window.devicePixelRatio || 1, snapped = Math.floor(width * scale / units) * units / scale;
+  return snapped > 0.9 * width ? snapped : width;
+}
+
 // Where every panel stands. `reserve` remembers the most lines a caption ever had, so that nothing jumps in a drag.
 function layOut(ctx, panels, width, family, reserve) {
   const most = Math.max(1, Math.floor((width + GAP) / (NARROW + GAP)));
@@ -33,7 +39,7 @@ function layOut(ctx, panels, width, family, reserve) {
   const boxes = panels.map((panel, i) => {
     const [rows, cols] = panel.size;
     const bars = barsOf(panel);
-    const wide = bars ? cell : Math.min(cell, TALLEST, TALLEST * cols / rows);
+    const wide = bars ? cell : wholePixels(Math.min(cell, TALLEST, TALLEST * cols / rows), cols);
     ctx.font = `${FONT.title} ${family}`;
     const title = wrap(ctx, panel.title, cell);
     ctx.font = `${FONT.caption} ${family}`;
@@ -53,83 +59,63 @@ function layOut(ctx, panels, width, family, reserve) {
   return { boxes, height: Math.ceil(y - GAP + 8) };
 }
 
-const scratch = new Map();
-function scratchCanvas(name, width, height) {
-  if (!scratch.has(name)) scratch.set(name, document.createElement("canvas"));
-  const canvas = scratch.get(name);
-  Object.assign(canvas, { width, height });        // also clears it
-  return canvas;
-}
-
-// The layer's pixels, one canvas pixel each; `mask` picks those pixels that are to be drawn.
-function paint(layer, buffers, colourOf) {
-  const data = buffers[layer.data.buffer], [rows, cols, channels] = layer.data.shape;
-  const canvas = scratchCanvas("small", cols, rows), ctx = canvas.getContext("2d");
-  const image = ctx.createImageData(cols, rows), out = image.data;
-  for (let i = 0, o = 0; i < rows * cols; i++, o += 4) {
-    if (channels === 3) {
-      out[o] = data[3 * i]; out[o + 1] = data[3 * i + 1]; out[o + 2] = data[3 * i + 2]; out[o + 3] = 255;
-    } else colourOf(data[i], out, o);
+// Any CSS colour as the four bytes of a canvas pixel (little endian: alpha first when read as a number).
+const pixelCache = new Map();
+function pixelOf(colour) {
+  if (!pixelCache.has(colour)) {
+    const ctx = new OffscreenCanvas(1, 1).getContext("2d");
+    ctx.fillStyle = colour;
+    ctx.fillRect(0, 0, 1, 1);
+    pixelCache.set(colour, new Uint32Array(ctx.getImageData(0, 0, 1, 1).data.buffer)[0]);
   }
-  ctx.putImageData(image, 0, 0);
-  return canvas;
+  return pixelCache.get(colour);
 }
 
-// Crisp at any scale: enlarged by a whole factor without smoothing, then brought to size with it.
-function enlarge(ctx, small, x, y, w, h) {
-  const factor = Math.ceil(Math.max(w / small.width, h / small.height) * ctx.getTransform().a);
-  let source = small;
-  if (factor > 1) {
-    source = scratchCanvas("large", small.width * factor, small.height * factor);
-    const large = source.getContext("2d");
-    large.imageSmoothingEnabled = false;
-    large.drawImage(small, 0, 0, source.width, source.height);
+// The layer's own pixels as canvas pixels, row by row.
+function coloursOf(layer, buffers, paper) {
+  const data = buffers[layer.data.buffer], [rows, cols, channels] = layer.data.shape, out = new Uint32Array(rows * cols);
+  if (channels === 3) {
+    for (let i = 0, o = 0; o < out.length; i += 3, o++) out[o] = 0xff000000 | data[i + 2] << 16 | data[i + 1] << 8 | data[i];
+    return out;
   }
-  ctx.imageSmoothingEnabled = true;
-  ctx.imageSmoothingQuality = "high";
-  ctx.drawImage(source, x, y, w, h);
+  const table = new Uint32Array(256), palette = layer.palette ? buffers[layer.palette.buffer] : [];
+  table[VOID] = 0xff1a1a1a;
+  for (let i = 0; 3 * i < palette.length; i++) table[i] = 0xff000000 | palette[3 * i + 2] << 16 | palette[3 * i + 1] << 8 | palette[3 * i];
+  if (layer.kind === "Hatch") table[1] = pixelOf(paper);
+  for (let i = 0; i < out.length; i++) out[i] = table[data[i]];
+  return out;
 }
 
-function stripes(ctx, small, x, y, w, h, colour, paper) {
-  const scale = ctx.getTransform().a;
-  const canvas = scratchCanvas("stripes", Math.ceil(w * scale), Math.ceil(h * scale)), over = canvas.getContext("2d");
-  over.imageSmoothingEnabled = false;
-  over.drawImage(small, 0, 0, canvas.width, canvas.height);
-  over.globalCompositeOperation = "source-in";
-  if (paper) { over.fillStyle = paper; over.fillRect(0, 0, canvas.width, canvas.height); }
-  over.globalCompositeOperation = "source-atop";
-  over.strokeStyle = colour;
-  over.lineWidth = 1.5 * scale;
-  over.beginPath();
-  for (let at = -canvas.height; at < canvas.width; at += 4.5 * scale) {
-    over.moveTo(at, canvas.height);
-    over.lineTo(at + canvas.height, 0);
+// The layer at `w` x `h` device pixels, each the nearest of its own; those with the label `striped` get stripes.
+function raster(layer, buffers, w, h, scale, theme) {
+  const data = buffers[layer.data.buffer], [rows, cols] = layer.data.shape, small = coloursOf(layer, buffers, theme.paper);
+  const striped = layer.kind === "Hatch" ? 1 : layer.kind === "LabelMap" ? VOID : -1;
+  const stripe = pixelOf(layer.kind === "Hatch" ? theme[layer.colour] || layer.colour : "#6b6b6b");
+  const period = Math.round(6 * scale), thick = Math.round(2.4 * scale);
+  const image = new ImageData(w, h), out = new Uint32Array(image.data.buffer);
+  const from = Int32Array.from({ length: w }, (_, x) => Math.floor((x + 0.5) * cols / w));
+  for (let y = 0, o = 0; y < h; y++) {
+    const row = cols * Math.floor((y + 0.5) * rows / h);
+    for (let x = 0; x < w; x++, o++) {
+      const at = row + from[x];
+      out[o] = data[at] === striped && (x + y) % period < thick ? stripe : small[at];
+    }
   }
-  over.stroke();
-  ctx.drawImage(canvas, x, y, w, h);
+  return image;
 }
 
+let scratch = null;
 function drawPicture(ctx, layer, buffers, to, theme) {
-  const [rows, cols] = layer.data.shape, box = layer.box || [0, 0, cols, rows];
-  const [x, y] = to(box[0], box[1]), [right, bottom] = to(box[2], box[3]);
+  const [rows, cols] = layer.data.shape, box = layer.box || [0, 0, cols, rows], scale = ctx.getTransform().a;
+  const [x, y, right, bottom] = [...to(box[0], box[1]), ...to(box[2], box[3])].map((at) => Math.round(at * scale));
+  const shrunk = layer.kind === "Image" && right - x < cols;      // more pixels than the screen has: leave it to the canvas
+  const [w, h] = shrunk ? [cols, rows] : [right - x, bottom - y];
+  if (w < 1 || h < 1) return;
+  scratch ??= document.createElement("canvas");
+  if (scratch.width < w || scratch.height < h) Object.assign(scratch, { width: Math.max(w, scratch.width), height: Math.max(h, scratch.height) });
+  scratch.getContext("2d", { willReadFrequently: true }).putImageData(raster(layer, buffers, w, h, scale, theme), 0, 0);
   ctx.globalAlpha = layer.opacity;
-  const only = (label, rgb) => (value, out, o) => { if (value === label) out.set([...rgb, 255], o); };
-  if (layer.kind === "Hatch") {
-    stripes(ctx, paint(layer, buffers, only(1, [0, 0, 0])), x, y, right - x, bottom - y, theme[layer.colour] || layer.colour,
-            theme.paper);
-    return;
-  }
-  const palette = layer.palette && buffers[layer.palette.buffer];
-  let voids = false;
-  const small = paint(layer, buffers, (value, out, o) => {
-    if (value === CLEAR && 3 * value >= palette.length) return;
-    if (3 * value + 2 < palette.length) {
-      out[o] = palette[3 * value]; out[o + 1] = palette[3 * value + 1]; out[o + 2] = palette[3 * value + 2];
-    } else { out[o] = out[o + 1] = out[o + 2] = 26; voids = true; }
-    out[o + 3] = 255;
-  });
-  enlarge(ctx, small, x, y, right - x, bottom - y);
-  if (voids) stripes(ctx, paint(layer, buffers, only(VOID, [26, 26, 26])), x, y, right - x, bottom - y, "#6b6b6b");
+  ctx.drawImage(scratch, 0, 0, w, h, x / scale, y / scale, (right - x) / scale, (bottom - y) / scale);
 }
 
 // A line that stays visible on any picture: another under it, a little wider. Pictures do not change with the theme,
@@ -235,12 +221,14 @@ function drawLegend(ctx, layer, buffers, box, theme) {
 }
 
 // Draws the whole state; returns the panels' boxes in CSS pixels, so that pointers can be placed over them.
-function drawState(canvas, state, buffers, width, reserve) {
-  const ctx = canvas.getContext("2d"), scale = window.devicePixelRatio || 1, theme = themeOf(canvas);
+function drawState(canvas, state, buffers, width, theme, reserve) {
+  const ctx = canvas.getContext("2d"), scale = window.devicePixelRatio || 1;
   const { boxes, height } = layOut(ctx, state.panels, width, theme.family, reserve);
   const size = { width: Math.round(width * scale), height: Math.round(height * scale) };
-  if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
-  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  if (canvas.width !== size.width || canvas.height !== size.height) {
+    Object.assign(canvas, size);
+    Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  }
   ctx.setTransform(scale, 0, 0, scale, 0, 0);
   ctx.clearRect(0, 0, width, height);
   state.panels.forEach((panel, i) => {

@@ -11,11 +11,13 @@ no kernel; `export_html` makes a page of it that needs nothing at all. A `comput
 """
 
 import base64
+import contextlib
 from io import BytesIO
 from itertools import islice, product
 from pathlib import Path
 
 import anywidget
+import torch
 import traitlets
 
 from segviz.widgets import controls as controls_
@@ -30,6 +32,17 @@ STYLE = (HERE / "explorer.css").read_text(encoding="utf-8")
 FEW_STATES = 128                         # up to here all states are computed at once and sent along,
 FEW_BYTES = 4_000_000                    # if together they are no larger than this before they are compressed
 PAGE_STATES = 2000                       # the most states in an exported page
+
+
+@contextlib.contextmanager
+def one_thread():
+    """For work of a few milliseconds: on a busy machine, waking other threads for it costs more than ten times as much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Explorer(anywidget.AnyWidget):
@@ -78,7 +91,8 @@ class Explorer(anywidget.AnyWidget):
         """What `compute` returns for these values; controls that are not named stay where they are."""
         values = self._complete_values(values)
         # To the nearest step, as the browser has it, so that one key has one state.
-        state = self.compute(**self._values(self._places(values)))
+        with contextlib.nullcontext() if self._slow else one_thread():
+            state = self.compute(**self._values(self._places(values)))
         if not isinstance(state, State):
             raise TypeError(f"compute must return a State of panels, not {type(state).__name__}.")
         return state
@@ -93,7 +107,7 @@ class Explorer(anywidget.AnyWidget):
         It holds every state where they are at most 2000. Else it holds, from the present values and from each option of
         a choice or toggle, the sweep of every single control; other settings go to the nearest of these, and say so.
         """
-        states = {key: self._encoded(key) for key in islice(self._page_keys(), PAGE_STATES)}
+        states = {key: self._packable(key) for key in islice(self._page_keys(), PAGE_STATES)}
         readout = states[self._key(self.places)][0]["readout"]
         text = page(self, pack(states), self._png(), readout)
         if path is not None:
@@ -142,6 +156,13 @@ class Explorer(anywidget.AnyWidget):
         except (Exception, KeyboardInterrupt) as error:   # a learner's own compute may raise anything
             return {"key": key, "fault": f"{type(error).__name__}: {error}", "buffers": []}
 
+    def _packable(self, key: str) -> tuple[dict, list[bytes]]:
+        """The state to send along; where `compute` raises, its words, to be shown in that one place."""
+        entry = self._entry(key)
+        if "fault" in entry:
+            return encode(State([], entry["fault"], problem=entry["fault"]))
+        return entry["state"], entry["buffers"]
+
     def _answer(self, _widget, content, _buffers) -> None:
         if isinstance(content, dict) and isinstance(content.get("ask"), str):
             entry = self._entry(content["ask"])
@@ -158,7 +179,7 @@ class Explorer(anywidget.AnyWidget):
             return None
         if wish is None and count * sum(map(len, self._first["buffers"])) > FEW_BYTES:
             return None
-        return pack({key: self._encoded(key) for key in map(self._key, product(*map(range, sizes)))})
+        return pack({key: self._packable(key) for key in map(self._key, product(*map(range, sizes)))})
 
     def _page_keys(self):
         """The keys for a page, the present one first, none twice."""

@@ -106,22 +106,29 @@ function render({ model, el }) {
 
   // --- drawing
   const reserve = [];
+  let width = 0, theme = null;                                // asking the page for either while dragging is slow
   function draw() {
-    frame = 0;
-    if (!entry) return;
-    const width = Math.floor(stage.clientWidth);
-    if (!width) return;                                       // not on the page yet: the observer below calls again
-    const boxes = drawState(canvas, entry.state, entry.buffers, width, reserve);
+    dirty = false;
+    if (!entry || !width) return;                             // not on the page yet: the observer below calls again
+    theme ??= themeOf(root);
+    const boxes = drawState(canvas, entry.state, entry.buffers, width, theme, reserve);
     areas.forEach(({ area, control }) => {
-      const box = boxes[control.panel];
+      const { x, y, w, h } = boxes[control.panel], place = `left:${x}px;top:${y}px;width:${w}px;height:${h}px`;
       area.units = entry.state.panels[control.panel].size;
-      Object.assign(area.style, { left: `${box.x}px`, top: `${box.y}px`, width: `${box.w}px`, height: `${box.h}px` });
+      if (area.place !== place) area.style.cssText = area.place = place;
     });
     canvas.setAttribute("aria-label", entry.state.readout);
     if (readout.textContent !== entry.state.readout) readout.textContent = entry.state.readout;
     Object.assign(root.dataset, { key: drawn, drawn: Number(root.dataset.drawn || 0) + 1 });
   }
-  const redraw = () => { if (!frame) frame = requestAnimationFrame(draw); };
+  // At once, so that the next frame has it; but never twice for one frame.
+  let dirty = false;
+  function redraw() {
+    if (frame) { dirty = true; return; }
+    frame = requestAnimationFrame(() => { frame = 0; if (dirty) redraw(); });
+    draw();
+  }
+  const rethemed = () => { theme = null; redraw(); };
 
   function say(text, at = "") {
     let place = words;
@@ -239,12 +246,17 @@ function render({ model, el }) {
   };
   model.on("msg:custom", onMessage);
   model.on("change:places", onPlaces);
-  const resized = new ResizeObserver(redraw);
+  const resized = new ResizeObserver(([{ contentRect }]) => {
+    if (Math.floor(contentRect.width) === width) return;
+    width = Math.floor(contentRect.width);
+    reserve.length = 0;
+    redraw();
+  });
   resized.observe(stage);
-  const themed = new MutationObserver(redraw);
+  const themed = new MutationObserver(rethemed);
   themed.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
   const scheme = matchMedia("(prefers-color-scheme: dark)");
-  scheme.addEventListener("change", redraw);
+  scheme.addEventListener("change", rethemed);
 
   if (first.state && first.key !== key()) show(first.key);
   refresh();
@@ -258,7 +270,7 @@ function render({ model, el }) {
     cancelAnimationFrame(frame);
     resized.disconnect();
     themed.disconnect();
-    scheme.removeEventListener("change", redraw);
+    scheme.removeEventListener("change", rethemed);
     model.off("msg:custom", onMessage);
     model.off("change:places", onPlaces);
   };
