@@ -20,7 +20,7 @@ SOLID = [0] * 110 + [255] * 146         # from this alpha on a pixel belongs to 
 class Sprite(NamedTuple):
     colour: Image.Image     # RGB
     alpha: Image.Image      # L: soft edge, for the picture
-    solid: Image.Image      # 1: where alpha is at least a half, for the ids
+    solid: Image.Image      # 1: where alpha is 110 of 255 or more, for the ids
 
 
 @lru_cache(maxsize=4096)
@@ -29,11 +29,11 @@ def _sized(kind, variant, flip, step):
     master = _master(kind, variant)
     width = max(1, round(master.width * height / master.height))
     halvings = max(0, int(math.log2(master.height / height)))
-    image = _halved(kind, variant, min(halvings, 4)).resize((width, height), Image.Resampling.BICUBIC)
+    image = _halved(kind, variant, min(halvings, 4)).resize((width, height), Image.Resampling.BILINEAR).convert("RGBA")
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     alpha = image.getchannel("A")
-    return Sprite(image.convert("RGB"), alpha, alpha.point(SOLID).convert("1"))
+    return Sprite(image.convert("RGB"), alpha, alpha.point(SOLID, "1"))
 
 
 def sprite(kind, variant, height, flip=False):
@@ -44,7 +44,8 @@ def sprite(kind, variant, height, flip=False):
 
 @lru_cache(maxsize=1024)
 def _halved(kind, variant, times):
-    return _master(kind, variant) if times == 0 else _halved(kind, variant, times - 1).reduce(2)
+    """The master at 1 / 2**times of its size, its colours already multiplied by alpha, as resizing wants them."""
+    return _master(kind, variant).convert("RGBa") if times == 0 else _halved(kind, variant, times - 1).reduce(2)
 
 
 @lru_cache(maxsize=256)
@@ -295,5 +296,5 @@ def _fishing_boat(variant):
 DRAWERS = {"round tree": _round_tree, "tall tree": _tall_tree, "pine": _pine, "bush": _bush,
            "car side": _car_side, "car end": _car_end,
            "sailing boat": _sailing_boat, "motor boat": _motor_boat, "fishing boat": _fishing_boat}
-VARIANTS = {"round tree": 12, "tall tree": 4, "pine": 4, "bush": 4, "car side": 28, "car end": 14,
+VARIANTS = {"round tree": 12, "tall tree": 4, "pine": 4, "bush": 4, "car side": 14, "car end": 14,
             "sailing boat": 6, "motor boat": 6, "fishing boat": 6}

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from segviz.data.paint import CLASSES, MARKING, POLE, VOID
-from segviz.data.scenery import draw, plan
+from segviz.data.plan import plan
+from segviz.data.scenery import draw
 from segviz.data.twins import checked_label, class_of, draw_pair
+from segviz.draw import PALETTE, VOID_COLOUR
 
-__all__ = ["CLASSES", "VOID", "Object", "Scene", "Toytown", "pair", "scene"]
+__all__ = ["CLASSES", "VOID", "Object", "Scene", "Toytown", "contact_sheet", "pair", "scene"]
 
 SMALLEST = 32
 THIN_VOTES, CLEAR_VOTES = 3, 7      # of 9 samples: what a thin class needs, and what any other
@@ -185,3 +188,18 @@ class Toytown(Dataset):
         for item in items:
             images[item], masks[item] = self[item]
         return images, masks
+
+
+def contact_sheet(indices, size=96, columns=4):
+    """Scenes beside their label maps, in rows, every pixel drawn twice as large: a PIL image."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[:len(PALETTE)], colours[VOID] = PALETTE, VOID_COLOUR
+    cells = []
+    for index in indices:
+        drawn = scene(index, size)
+        picture = (drawn.image * 255).round().byte().permute(1, 2, 0).numpy()
+        cell = np.concatenate([picture, colours[drawn.mask.numpy()]], axis=1)
+        cells.append(np.pad(cell, ((4, 4), (4, 4), (0, 0)), constant_values=255))
+    rows = [np.concatenate(cells[k:k + columns], axis=1) for k in range(0, len(cells), columns)]
+    sheet = Image.fromarray(np.concatenate(rows))
+    return sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST)
