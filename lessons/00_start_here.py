@@ -99,8 +99,8 @@ history
 
 # %%
 figure, axes = draw.panels(6, size=1.9)
-pictures = [history.pictures[i * (len(history.pictures) - 1) // 4] for i in range(5)]
-for ax, (step, label_map) in zip(axes, pictures, strict=False):
+for ax, wanted in zip(axes, (1, 16, 64, 128, 300), strict=False):
+    step, label_map = min(history.pictures, key=lambda picture: abs(picture[0] - wanted))
     draw.labels(ax, label_map, f"step {step}")
 draw.labels(axes[5], val[7][1], "truth");
 

@@ -1,0 +1,123 @@
+"""Scores against hand-made numbers, brute force, and torchmetrics."""
+
+import math
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from segviz import metrics
+
+TRUTH = torch.tensor([[0, 0, 0, 2], [1, 1, 0, 2], [1, 1, 1, 255]])
+GUESS = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 2], [1, 1, 1, 1]])
+
+
+def random_maps(seed: int, num_classes: int, absent: tuple[int, ...] = (), void: float = 0.2):
+    generator = torch.Generator().manual_seed(seed)
+    allowed = torch.tensor([c for c in range(num_classes) if c not in absent])
+    size = (3, 17, 23)
+    truth, guess = (allowed[torch.randint(len(allowed), size, generator=generator)] for _ in range(2))
+    truth[torch.rand(size, generator=generator) < void] = 255
+    return guess, truth
+
+
+def test_twelve_pixels_by_hand():
+    counts = metrics.confusion_matrix(GUESS, TRUTH, 3)
+    assert counts.tolist() == [[4, 0, 0], [1, 4, 0], [1, 0, 1]]
+    assert metrics.pixel_accuracy(counts) == 9 / 11
+    assert metrics.class_iou(counts).tolist() == [4 / 6, 4 / 5, 1 / 2]
+    assert metrics.mean_iou(counts) == pytest.approx((4 / 6 + 4 / 5 + 1 / 2) / 3)
+    assert metrics.dice(counts).tolist() == [8 / 10, 8 / 9, 2 / 3]
+    assert metrics.frequency_weighted_iou(counts) == pytest.approx((4 * 4 / 6 + 5 * 4 / 5 + 2 / 2) / 11)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_confusion_matrix_against_a_loop(seed):
+    guess, truth = random_maps(seed, 4)
+    expected = torch.zeros(4, 4, dtype=torch.long)
+    for g, t in zip(guess.flatten(), truth.flatten(), strict=True):
+        if t != 255:
+            expected[t, g] += 1
+    assert torch.equal(metrics.confusion_matrix(guess, truth, 4), expected)
+
+
+@pytest.mark.parametrize("absent", [(), (3,), (0, 5)])
+@pytest.mark.parametrize("seed", range(20))
+def test_mean_iou_equals_torchmetrics(seed, absent):
+    guess, truth = random_maps(seed, 7, absent)
+    theirs = MulticlassJaccardIndex(7, average="macro", ignore_index=255)(guess, truth).item()
+    assert metrics.mean_iou(metrics.confusion_matrix(guess, truth, 7)) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_counts_add_over_batches():
+    guess, truth = random_maps(0, 5)
+    parts = sum(metrics.confusion_matrix(guess[i], truth[i], 5) for i in range(3))
+    assert torch.equal(parts, metrics.confusion_matrix(guess, truth, 5))
+    bands = sum(metrics.boundary_counts(guess[i], truth[i], 5) for i in range(3))
+    assert torch.equal(bands, metrics.boundary_counts(guess, truth, 5))
+
+
+def test_an_absent_class_is_nan_and_left_out():
+    counts = torch.tensor([[5, 1, 0], [2, 9, 0], [0, 0, 0]])
+    assert metrics.class_iou(counts)[2].isnan() and metrics.dice(counts)[2].isnan()
+    assert metrics.mean_iou(counts) == pytest.approx((5 / 8 + 9 / 12) / 2)
+    empty = torch.zeros(3, 3, dtype=torch.long)
+    assert math.isnan(metrics.pixel_accuracy(empty)) and math.isnan(metrics.mean_iou(empty))
+    assert math.isnan(metrics.frequency_weighted_iou(empty))
+
+
+def test_classes_that_are_only_predicted_count_as_missed():
+    counts = torch.tensor([[5, 3], [0, 0]])
+    assert metrics.class_iou(counts).tolist() == [5 / 8, 0]
+
+
+def brute_force_band(mask: torch.Tensor, width: int) -> torch.Tensor:
+    """Pixels of the mask with a pixel that is not in it, or the outside, within `width` rows and columns."""
+    band = torch.zeros_like(mask)
+    height, breadth = mask.shape
+    for r, c in mask.nonzero().tolist():
+        around = [(i, j) for i in range(r - width, r + width + 1) for j in range(c - width, c + width + 1)]
+        band[r, c] = any(not (0 <= i < height and 0 <= j < breadth) or not mask[i, j] for i, j in around)
+    return band
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_boundary_iou_against_brute_force(seed, width):
+    generator = torch.Generator().manual_seed(seed)
+    blobs = torch.nn.functional.interpolate(torch.rand(2, 1, 5, 6, generator=generator), (15, 20), mode="bilinear")[:, 0]
+    guess, truth = (blobs > 0.5).long()
+    iou = metrics.boundary_iou(guess, truth, 2, width=width)
+    for c in range(2):
+        a, b = brute_force_band(guess == c, width), brute_force_band(truth == c, width)
+        assert iou[c].item() == pytest.approx((a & b).sum().item() / (a | b).sum().item())
+
+
+def test_boundary_iou_of_the_truth_is_one_whatever_stands_in_void():
+    _, truth = random_maps(1, 3, void=0.1)
+    guess = truth.masked_fill(truth == 255, 1)
+    assert metrics.boundary_iou(guess, truth, 3).tolist() == [1, 1, 1]
+
+
+def test_boundary_width_is_two_per_cent_of_the_diagonal():
+    guess, truth = torch.zeros(2, 90, 120, dtype=torch.long)
+    guess[:, :50], truth[:, :60] = 1, 1
+    assert torch.equal(metrics.boundary_iou(guess, truth, 2), metrics.boundary_iou(guess, truth, 2, width=3))
+
+
+@pytest.mark.parametrize(("guess", "truth", "words"), [
+    (torch.zeros(2, 1, 4, 4, dtype=torch.long), torch.zeros(2, 4, 4, dtype=torch.long), "differ in shape"),
+    (torch.rand(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long), "argmax"),
+    (torch.rand(4, 4), torch.zeros(4, 4, dtype=torch.long), "whole numbers"),
+    (torch.zeros(4, 4, dtype=torch.long), torch.full((4, 4), 3), "label 3"),
+    (torch.full((4, 4), 9), torch.zeros(4, 4, dtype=torch.long), "label 9"),
+    (torch.zeros(4, 4, dtype=torch.long), torch.full((4, 4), -1), "label -1"),
+])
+def test_bad_input_is_refused_in_words(guess, truth, words):
+    with pytest.raises(ValueError, match=words):
+        metrics.confusion_matrix(guess, truth, 3)
+
+
+def test_boundaries_need_maps():
+    with pytest.raises(ValueError, match="label maps"):
+        metrics.boundary_counts(torch.zeros(5, dtype=torch.long), torch.zeros(5, dtype=torch.long), 2)

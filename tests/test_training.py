@@ -1,0 +1,156 @@
+"""`fit` and `evaluate`: they learn, repeat, stop, and refuse in words."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from segviz import metrics, training
+from segviz.models import FCN8s
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def halves(count: int = 12, void: bool = False) -> TensorDataset:
+    """Images whose bright half is class 1."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(count, 3, 32, 32, generator=generator) * 0.3, torch.zeros(count, 32, 32, dtype=torch.long)
+    for i in range(count):
+        side = slice(0, 16) if i % 2 else slice(16, 32)
+        images[i, :, :, side] += 0.6
+        labels[i, :, side] = 1
+    if void:
+        labels[:, :4] = 255
+    return TensorDataset(images, labels)
+
+
+def small_network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1))
+
+
+def test_it_learns_and_scores():
+    data, network = halves(void=True), small_network()
+    history = training.fit(network, data, data, steps=60, batch_size=4, lr=0.02, show=False)
+    assert len(history.loss) == 60 and history.loss[-1] < 0.3 * history.loss[0]
+    step, scores = history.val[0]
+    assert step == 60 and scores.mean_iou > 0.95 and scores.counts.sum() == 12 * 32 * 28
+    assert not network.training and "mean IoU" in repr(history)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another():
+    def run(seed):
+        network = small_network()
+        training.fit(network, halves(), steps=7, batch_size=5, seed=seed, show=False)
+        return torch.cat([p.flatten() for p in network.parameters()])
+    torch.testing.assert_close(run(3), run(3), rtol=0, atol=0)
+    assert not torch.equal(run(3), run(4))
+
+
+def test_an_epoch_sees_each_image_once_in_a_new_order():
+    data = TensorDataset(torch.arange(10.0).view(10, 1), torch.arange(10))
+    batches = training.shuffled_batches(data, 5, seed=0)
+    epochs = [torch.cat([next(batches)[1] for _ in range(2)]).tolist() for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
+
+
+def test_fewer_images_than_a_batch_still_train():
+    history = training.fit(small_network(), halves(3), steps=2, batch_size=16, show=False)
+    assert len(history.loss) == 2
+
+
+def test_a_classifier_trains_by_the_same_loop():
+    data = TensorDataset(torch.cat([torch.zeros(8, 4), torch.ones(8, 4)]), torch.tensor([0] * 8 + [1] * 8))
+    torch.manual_seed(0)
+    history = training.fit(nn.Linear(4, 2), data, data, steps=80, batch_size=8, lr=0.1, show=False)
+    assert history.val[0][1].pixel_accuracy == 1 and history.val[0][1].boundary is None
+
+
+def test_evaluate_adds_counts_over_batches_and_leaves_the_mode():
+    data, network = halves(7), small_network().train()
+    scores = training.evaluate(network, data, batch_size=3)
+    with torch.no_grad():
+        labels = network(data.tensors[0]).argmax(1)
+    assert torch.equal(scores.counts, metrics.confusion_matrix(labels, data.tensors[1], 2))
+    assert torch.equal(scores.boundary, metrics.boundary_counts(labels, data.tensors[1], 2))
+    assert network.training and "boundary" in repr(scores)
+
+
+def test_predict_is_the_argmax_of_one_image():
+    network, image = FCN8s(4, width=2, padding=1), torch.rand(3, 40, 36)
+    label_map = training.predict(network, image)
+    assert label_map.shape == (40, 36) and label_map.dtype == torch.int64 and network.training
+
+
+class Interrupts(TensorDataset):
+    """A data set in which the learner presses the stop button at the thirtieth image."""
+
+    seen = 0
+
+    def __getitem__(self, index):
+        Interrupts.seen += 1
+        if Interrupts.seen == 30:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+def test_stop_keeps_what_was_learned():
+    network, before = small_network(), small_network()
+    history = training.fit(network, Interrupts(*halves().tensors), halves(), steps=50, batch_size=4, show=False)
+    assert history.interrupted and len(history.loss) == 7 and history.val == []
+    assert "interrupted" in repr(history) and not torch.equal(network[0].weight, before[0].weight)
+
+
+def test_watched_pictures_sharpen():
+    data = halves()
+    history = training.fit(small_network(), data, steps=40, batch_size=4, lr=0.02, watch=data[0][0], show=False)
+    steps = [step for step, _ in history.pictures]
+    assert steps[:5] == [1, 2, 4, 8, 16] and steps[-1] == 40
+    right = [(label_map == data[0][1]).float().mean() for _, label_map in history.pictures]
+    assert right[-1] > 0.95 > right[0]
+
+
+def test_a_loss_that_is_not_finite_names_the_step():
+    data = halves()
+    data.tensors[0][3] = float("nan")
+    with pytest.raises(FloatingPointError, match="at step"):
+        training.fit(small_network(), data, steps=9, batch_size=4, show=False)
+
+
+def test_a_batch_that_is_all_void_is_named():
+    data = halves()
+    data.tensors[1].fill_(255)
+    with pytest.raises(FloatingPointError, match="void everywhere"):
+        training.fit(small_network(), data, steps=9, batch_size=4, show=False)
+
+
+class Mixed(TensorDataset):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return (image, label) if index else (image[:, :30], label[:30])
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"train": []}, "empty"), ({"steps": 0}, "at least 1"), ({"batch_size": 0}, "at least 1"),
+    ({"train": Mixed(*halves().tensors), "batch_size": 12}, "one size"),
+])
+def test_bad_input_is_refused_in_words(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        training.fit(small_network(), **{"train": halves(), "steps": 2, "show": False} | arguments)
+
+
+def test_an_empty_data_set_has_no_score():
+    with pytest.raises(ValueError, match="nothing to score"):
+        training.evaluate(small_network(), [])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said_in_words():
+    with pytest.raises(ValueError, match="segviz doctor"):
+        training.choose_device("cuda")
