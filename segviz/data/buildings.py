@@ -1,4 +1,5 @@
-"""Houses, towers and church spires in one-point perspective: a front that faces us, a side that runs to the vanishing point.
+"""Houses, towers and church spires in one-point perspective: a front that faces us, a side that runs to the
+vanishing point.
 
 Every face has its own light: the side towards the sun is bright and warm, the one away from it dark and cool.
 """
@@ -29,7 +30,8 @@ class House(NamedTuple):
 
 
 def paint_house(canvas, house, x, y, metre, vanishing, sun_side, lamps, depth):
-    """Paint `house` with its foot at fine pixel (x, y), `metre` fine pixels large; the sun at -1 (left) or +1 (right)."""
+    """Paint `house` with its foot at fine pixel (x, y), `metre` fine pixels large; the sun at -1 (left) or
+    +1 (right)."""
     id = canvas.new_id(BUILDING, depth)
     half, tall = house.width * metre / 2, house.height * metre
     side = 1 if vanishing[0] > x else -1                # which side wall is seen
@@ -38,9 +40,10 @@ def paint_house(canvas, house, x, y, metre, vanishing, sun_side, lamps, depth):
     if half > 10:
         canvas.shade(x - sun_side * half * 0.9, y, half * 3.4, max(3, metre * 2.2), 0.5)
 
-    near, far = (x + side * half, y), (x - side * half, y)           # the corner by the side wall, and the other
+    near, far = (x + side * half, y), (x - side * half, y)  # the corner by the side wall, and the other
     up, far_up = (near[0], y - tall), (far[0], y - tall)
-    seen = abs(vanishing[0] - x) > half + 4 / house.deep * (half < 8)                              # is the vanishing point clear of the front?
+    # is the vanishing point clear of the front?
+    seen = abs(vanishing[0] - x) > half + 4 / house.deep * (half < 8)
     if seen:
         back, back_up = mix(near, vanishing, house.deep), mix(up, vanishing, house.deep)
         side_wall = tone(wall, side_light, pull=0.0 if side == sun_side else 0.16)
@@ -61,10 +64,12 @@ def _roof(canvas, house, id, x, half, metre, up, far_up, vanishing, seen, side, 
         apex = (x, top - rise)
         eave = (up[0] + side * over, top + over * 0.8)
         if seen:
-            canvas.polygon([eave, apex, mix(apex, vanishing, house.deep), mix(eave, vanishing, house.deep)], slope, id)
+            canvas.polygon([eave, apex, mix(apex, vanishing, house.deep), mix(eave, vanishing, house.deep)],
+                           slope, id)
         canvas.polygon([up, apex, far_up], tone(face, 1.03), id)
         if half > 8:
-            canvas.line([(far_up[0] - side * over, top + over * 0.8), apex, eave], max(1, round(metre * 0.3)), tone(tiles, 0.9), id)
+            canvas.line([(far_up[0] - side * over, top + over * 0.8), apex, eave],
+                        max(1, round(metre * 0.3)), tone(tiles, 0.9), id)
     elif house.roof == "ridge":
         rise *= 0.62
         left, right = (x - half - over, top + over * 0.4), (x + half + over, top + over * 0.4)
@@ -72,22 +77,26 @@ def _roof(canvas, house, id, x, half, metre, up, far_up, vanishing, seen, side, 
         a, b = mix((x - half, top - rise), vanishing, middle), mix((x + half, top - rise), vanishing, middle)
         if seen:
             ridge = b if side > 0 else a
-            canvas.polygon([up, ridge, mix(up, vanishing, house.deep)], tone(face, 1.08 if side == sun_side else 0.66), id)
+            canvas.polygon([up, ridge, mix(up, vanishing, house.deep)],
+                           tone(face, 1.08 if side == sun_side else 0.66), id)
         canvas.polygon([left, right, b, a], tone(tiles, 0.98), id)
         if half > 8:
             canvas.line([left, right], max(1, round(metre * 0.2)), tone(tiles, 0.68))
         if house.width * metre > 30:
             cx = x + half * 0.45
-            canvas.rectangle(cx, a[1] - rise * 0.35, cx + metre * 0.9, a[1] + rise * 0.35, tone(tiles, 0.8), id)
+            canvas.rectangle(cx, a[1] - rise * 0.35, cx + metre * 0.9, a[1] + rise * 0.35, tone(tiles, 0.8),
+                             id)
     elif house.roof == "spire":
         apex = mix((x, top - 3.2 * rise), vanishing, house.deep * 0.3)
         if seen:
             canvas.polygon([up, apex, mix(up, vanishing, house.deep)], slope, id)
-        canvas.polygon([(far_up[0] - side * over, top), (up[0] + side * over, top), apex], tone(tiles, 0.95), id)
+        canvas.polygon([(far_up[0] - side * over, top), (up[0] + side * over, top), apex], tone(tiles, 0.95),
+                       id)
     else:
         cornice = max(1, metre * 0.5)
         if seen and top > vanishing[1]:
-            canvas.polygon([up, far_up, mix(far_up, vanishing, house.deep), mix(up, vanishing, house.deep)], tone(face, 0.86), id)
+            canvas.polygon([up, far_up, mix(far_up, vanishing, house.deep), mix(up, vanishing, house.deep)],
+                           tone(face, 0.86), id)
         canvas.rectangle(x - half - over, top - cornice, x + half + over, top, tone(tiles, 1.05), id)
 
 

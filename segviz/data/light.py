@@ -1,8 +1,8 @@
 """The light of Toytown: sky, haze, reflections and grain, put over the finished drawing.
 
-All of it works on the small picture, pixel by pixel, which is why it can be rich and still cost little. The order is that
-of the physics: things take the colour of the light, air lies between them and us, the sky is behind everything, and
-water mirrors what stands above it.
+All of it works on the small picture, pixel by pixel, which is why it can be rich and still cost little. The
+order is that of the physics: things take the colour of the light, air lies between them and us, the sky is
+behind everything, and water mirrors what stands above it.
 """
 
 from dataclasses import dataclass
@@ -47,10 +47,11 @@ MOODS = (
 )
 
 
-# ---- textures that are made once --------------------------------------------------------------------------------
+# ---- textures that are made once ---------------------------------------------------------------------------
 
 def _value_noise(u, v, seed):
-    """Smooth noise in -1..1 at real positions `u`, `v` (same shape), from a table of 64 x 64 random values."""
+    """Smooth noise in -1..1 at real positions `u`, `v` (same shape), from a table of 64 x 64 random
+    values."""
     table = np.random.default_rng(seed).uniform(-1, 1, (64, 64)).astype(np.float32)
     i, j = np.floor(u).astype(int), np.floor(v).astype(int)
     a, b = (u - i).astype(np.float32), (v - j).astype(np.float32)
@@ -62,7 +63,8 @@ def _value_noise(u, v, seed):
 
 @lru_cache(maxsize=16)
 def ground_noise(height, width):
-    """(height, width) noise lying on the ground in perspective, the horizon at row 0; float32, about -1..1."""
+    """(height, width) noise lying on the ground in perspective, the horizon at row 0; float32, about
+    -1..1."""
     t = ((np.arange(height) + 1.0) / height)[:, None]
     x = (np.arange(width)[None, :] / height - 0.5 * width / height) / t
     z = np.broadcast_to(1 / t, x.shape)
@@ -73,7 +75,8 @@ def ground_noise(height, width):
 
 @lru_cache(maxsize=16)
 def ripples(height, width):
-    """(height, width) noise of flat, wide streaks that shrink towards the horizon at row 0; float32, about -1..1."""
+    """(height, width) noise of flat, wide streaks that shrink towards the horizon at row 0; float32, about
+    -1..1."""
     t = ((np.arange(height) + 1.0) / height)[:, None]
     x = np.arange(width)[None, :] / height / (0.25 + t) * 3
     z = np.broadcast_to(9 * np.log(t + 0.05), x.shape)
@@ -95,7 +98,8 @@ def _halo(radius, percent):
 
 @lru_cache(maxsize=256)
 def _cloud(variant, width, flip):
-    """(body, lit part): two masks of a heap of puffs on a flat foot, lit from the left, or from the right if `flip`."""
+    """(body, lit part): two masks of a heap of puffs on a flat foot, lit from the left, or from the right if
+    `flip`."""
     masks = [mask.resize((max(4, width), max(2, width * mask.height // mask.width)),
                          Image.Resampling.BOX if width < mask.width else Image.Resampling.BICUBIC)
              for mask in _cloud_master(variant)]
@@ -121,7 +125,7 @@ def _cloud_master(variant):
     return body.filter(ImageFilter.GaussianBlur(3)), lit.filter(ImageFilter.GaussianBlur(5))
 
 
-# ---- sky -----------------------------------------------------------------------------------------------------------
+# ---- sky ---------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Sky:
@@ -168,7 +172,7 @@ def _around(mask, x, y):
     return left, top, left + mask.width, top + mask.height
 
 
-# ---- everything together -------------------------------------------------------------------------------------------
+# ---- everything together -----------------------------------------------------------------------------------
 # Pictures are planar from here on, (3, H, W): numpy is several times faster where the long axis is the last.
 
 def _planes(image):
@@ -181,7 +185,8 @@ def air(depth, sky):
 
 
 def _covers(canvas, sky, samples):
-    """What part of each pixel is sky, water, flat ground, and what part is lost in haze: four float32 (H, W)."""
+    """What part of each pixel is sky, water, flat ground, and what part is lost in haze: four float32 (H,
+    W)."""
     middle, mixed, ids = samples
     labels, depths = np.array(canvas.labels), np.array(canvas.depths)
     flat = np.isin(labels, FLAT) & np.isinf(depths)
@@ -210,9 +215,9 @@ def illuminate(canvas, sky, camera, samples):
 
     picture = _planes(canvas.picture.reduce(SUPER))
     kept = 1 - lost / np.maximum(1 - behind - wet, 0.05)
-    kept *= (1.05 - 0.20 * np.clip(t / t[-1], 0, 1) ** 2)[:, None]       # the near ground lies a little darker
+    kept *= (1.05 - 0.20 * np.clip(t / t[-1], 0, 1) ** 2)[:, None]  # the near ground lies a little darker
     for plane, tint, haze, amount in zip(picture, mood.tint, mood.haze, (0.22, 0.17, 0.10), strict=True):
-        plane *= kept * (tint + amount * tint * grain)                   # light patches are warm, dark ones cool
+        plane *= kept * (tint + amount * tint * grain)  # light patches are warm, dark ones cool
         plane += lost * (haze / 255)
     picture += heaven * behind
     if wet.any():
@@ -224,8 +229,9 @@ def illuminate(canvas, sky, camera, samples):
 
 
 def _fill_water(picture, heaven, behind, wet, sky, first, ids):
-    """Add what the water shows: a boat turned over at its own foot, the far shore at the first water below it, the sky
-    at the horizon; stirred by ripples, with glints of the sun. Works on `picture` in place, where water is still black.
+    """Add what the water shows: a boat turned over at its own foot, the far shore at the first water below
+    it, the sky at the horizon; stirred by ripples, with glints of the sun. Works on `picture` in place,
+    where water is still black.
     """
     height, width = wet.shape
     size, covered = min(height, width), wet > 0.5
@@ -249,7 +255,8 @@ def _fill_water(picture, heaven, behind, wet, sky, first, ids):
     is_open = (behind + wet > 0.5).take(thing)
     solid = 1 / np.maximum(1 - wet, 0.3)
     depth, light = 0.14 + 0.40 * reach, 1 + np.float32(0.10) * wave
-    path = np.exp(-((columns - sky.sun_x * width) / (0.15 * width)) ** 2).astype(np.float32) * sky.mood.glow + 0.16
+    path = np.exp(-((columns - sky.sun_x * width) / (0.15
+                                                     * width)) ** 2).astype(np.float32) * sky.mood.glow + 0.16
     glint = np.clip(wave - np.float32(0.40), 0, 0.3) * (2.4 * path)
     near, own, part = (1 - depth) * light, depth * light / 255, wet[top:, left:right]
     for plane, air_plane, water, sun in zip(picture, heaven, sky.mood.water, sky.mood.sun, strict=True):
@@ -263,9 +270,10 @@ def _lamplight(canvas, mood):
     brush = ImageDraw.Draw(glow)
     for x, y, r, strength in canvas.glows:
         x, y, r = x / SUPER, y / SUPER, r / SUPER
-        far = min(1.0, r / (0.010 * size)) ** 2              # a small light far away must not shine like a near one
+        far = min(1.0, r / (0.010 * size)) ** 2  # a small light far away must not shine like a near one
         r = max(0.5, r)
         brush.ellipse((x - r, y - r, x + r, y + r), fill=round(255 * strength * far))
     near = np.asarray(glow.filter(ImageFilter.GaussianBlur(size / 60)), np.float32)
     wide = np.asarray(glow.filter(ImageFilter.BoxBlur(size / 16)), np.float32)
-    return (near * 0.62 + wide * 0.9) * (mood.lamps / 255) * np.array([1.0, 0.74, 0.40], np.float32).reshape(3, 1, 1)
+    return (near * 0.62 + wide * 0.9) * (mood.lamps / 255) * np.array([1.0, 0.74, 0.40],
+                                                                      np.float32).reshape(3, 1, 1)

@@ -1,8 +1,9 @@
 """The canvas of Toytown: the picture and the truth are painted by the very same strokes.
 
-A `Canvas` holds two images, `SUPER` times finer than the result: the picture, and a map of *ids*. Every shape that is
-painted into the one is painted into the other, so the label map cannot drift away from the picture. Sky and water
-stay black here; `light.py` fills them at the end, because what they look like depends on all the rest.
+A `Canvas` holds two images, `SUPER` times finer than the result: the picture, and a map of *ids*. Every
+shape that is painted into the one is painted into the other, so the label map cannot drift away from the
+picture. Sky and water stay black here; `light.py` fills them at the end, because what they look like depends
+on all the rest.
 """
 
 import math
@@ -19,7 +20,8 @@ FLAT = (GRASS, ROAD, MARKING)     # what lies on the ground: hazed by the row, n
 
 
 class Canvas:
-    """Two images, `SUPER` times (height, width): `picture` (RGB) and `ids` (one byte: which thing is seen there)."""
+    """Two images, `SUPER` times (height, width): `picture` (RGB) and `ids` (one byte: which thing is seen
+    there)."""
 
     def __init__(self, height, width):
         self.height, self.width = height, width
@@ -71,10 +73,12 @@ class Canvas:
         self.picture.paste(colour, (*box, box[0] + mask.width, box[1] + mask.height), mask)
 
     def samples(self):
-        """(middle, mixed, ids): the id in the middle of each pixel, uint8 (height, width); the flat positions of the N
-        pixels that show more than one thing, (N,); and all the ids seen there, uint8 (9, N), the middle one first."""
+        """(middle, mixed, ids): the id in the middle of each pixel, uint8 (height, width); the flat
+        positions of the N pixels that show more than one thing, (N,); and all the ids seen there, uint8 (9,
+        N), the middle one first."""
         fine, centre = np.asarray(self.ids), SUPER // 2
-        places = sorted(((i, j) for i in range(SUPER) for j in range(SUPER)), key=lambda p: p != (centre, centre))
+        places = sorted(((i, j) for i in range(SUPER) for j in range(SUPER)),
+                        key=lambda p: p != (centre, centre))
         stack = np.stack([fine[i::SUPER, j::SUPER] for i, j in places])
         mixed = np.flatnonzero((stack != stack[0]).any(0))
         return stack[0], mixed, stack.reshape(len(places), -1).take(mixed, axis=1)

@@ -1,8 +1,10 @@
-"""What stands where in Toytown: a scene is planned in parts of the picture and metres; `scenery.py` paints it at any size.
+"""What stands where in Toytown: a scene is planned in parts of the picture and metres; `scenery.py` paints
+it at any size.
 
-The camera looks level from `camera` metres above flat ground. A point `t` below the horizon (part of the picture's
-height) is then camera / t metres away, and a metre there is t / camera large: the nearer, the lower, the larger.
-All chance is spent in the plan; painting spends none, so that the same plan at another size is the same town.
+The camera looks level from `camera` metres above flat ground. A point `t` below the horizon (part of the
+picture's height) is then camera / t metres away, and a metre there is t / camera large: the nearer, the
+lower, the larger. All chance is spent in the plan; painting spends none, so that the same plan at another
+size is the same town.
 """
 
 import math
@@ -14,7 +16,6 @@ from segviz.data.buildings import House
 from segviz.data.light import MOODS, Sky
 from segviz.data.paint import BOAT, CAR, GRASS, ROAD, TREE, WATER
 
-MARGIN = 0.003          # nothing stands nearer to the horizon than this
 ROAD_HALF = 3.6         # metres, half of the road
 
 
@@ -41,7 +42,7 @@ class Plan(NamedTuple):
     sky: Sky
     camera: float
     river: str          # "left", "right", "none" or "bay"
-    road: tuple         # where it vanishes, where it meets the lower edge (parts of the width), bend; of a bay: rows
+    road: tuple  # where it vanishes, where it meets the lower edge (parts of the width), bend; of a bay: rows
     bank: tuple         # of a river: metres from the road's middle to its near and far edge; of a bay: rows
     hills: tuple        # of (height, phase, colour index)
     things: tuple
@@ -83,7 +84,7 @@ def plan(index, seed):
     river = dice.choose(("left", "right", "bay", "none"), (0.32, 0.32, 0.24, 0.12))
     camera = dice.log_uniform(3.6, 12.0)
     sky = _plan_sky(dice)
-    if river == "bay":                                  # looked at from higher up, or houses would hide the water
+    if river == "bay":  # looked at from higher up, or houses would hide the water
         camera = max(camera, 5.5)
     road, bank = _plan_ground(dice, river, sky.horizon)
     ground = Plan(sky, camera, river, road, bank, _plan_hills(dice), (), (), ())
@@ -94,19 +95,22 @@ def plan(index, seed):
 
 def _plan_sky(dice):
     mood = dice.choose(MOODS, (0.24, 0.24, 0.24, 0.14, 0.14))
-    clouds = tuple((dice.uniform(-0.05, 1.05), dice.uniform(0.12, 0.8), dice.uniform(0.16, 0.46), dice.integer(8))
+    clouds = tuple((dice.uniform(-0.05, 1.05), dice.uniform(0.12, 0.8), dice.uniform(0.16, 0.46),
+                    dice.integer(8))
                    for _ in range(1 + dice.integer(5)))
-    clouds = tuple((x, y, w * (1.15 - 0.75 * y), v) for x, y, w, v in clouds)       # far ones are low and small
+    clouds = tuple((x, y, w * (1.15 - 0.75 * y), v) for x, y, w, v in clouds)  # far ones are low and small
     sun = dice.uniform(0.06, 0.34)
     haze = dice.uniform(0.10, 0.42) if dice.chance(0.75) else dice.uniform(0.5, 1.0)
-    return Sky(mood, dice.uniform(0.36, 0.52), sun if dice.chance(0.5) else 1 - sun, haze, clouds, dice.uniform(0, 1))
+    return Sky(mood, dice.uniform(0.36, 0.52), sun if dice.chance(0.5) else 1 - sun, haze, clouds,
+               dice.uniform(0, 1))
 
 
 def _plan_ground(dice, river, horizon):
     if river == "bay":
         shore = dice.uniform(0.10, 0.22)
         near = shore + dice.uniform(0.08, 0.13)
-        return (near, near + dice.uniform(0.10, 0.13), dice.uniform(-0.06, 0.06)), (dice.uniform(0.010, 0.018), shore)
+        far, tilt = near + dice.uniform(0.10, 0.13), dice.uniform(-0.06, 0.06)
+        return (near, far, tilt), (dice.uniform(0.010, 0.018), shore)
     bottom, vanish = dice.uniform(0.30, 0.70), dice.uniform(0.30, 0.70)
     if river != "none":                                  # make room for the water
         bottom, vanish = dice.uniform(0.10, 0.42), dice.uniform(0.28, 0.5)
@@ -167,14 +171,16 @@ def _house(dice, x, t):
     width, height = dice.uniform(6.0, 10.5), 2.9 * storeys + dice.uniform(0.2, 1.0)
     if roof == "spire":
         width, height, storeys = 4.6, dice.uniform(10, 14), 4
-    return House(x, t, 0.0, width, height, roof, dice.integer(10), dice.integer(6), dice.uniform(0.16, 0.30), dice.uniform(0, 1), storeys)
+    return House(x, t, 0.0, width, height, roof, dice.integer(10), dice.integer(6), dice.uniform(0.16, 0.30),
+                 dice.uniform(0, 1), storeys)
 
 
 def _plan_houses(dice, ground):
     houses, below = [], 1 - ground.sky.horizon
     if ground.river == "bay":
         near = ground.road[0]
-        spots = [(dice.choose((dice.uniform(0.0, 0.26), dice.uniform(0.74, 1.0))), dice.uniform(near * 0.80, near * 0.96)) for _ in range(4)]
+        spots = [(dice.choose((dice.uniform(0.0, 0.26), dice.uniform(0.74, 1.0))),
+                  dice.uniform(near * 0.80, near * 0.96)) for _ in range(4)]
         spots += [(dice.uniform(0, 1), dice.uniform(0.005, ground.bank[0])) for _ in range(10)]
     else:
         spots = []
@@ -280,7 +286,8 @@ def _spread(things, camera):
     """Leave out what would stand in another one: nearer than a length in both directions."""
     kept = []
     for thing in things:
-        if all(abs(thing.x - o.x) * camera / thing.t > 6.5 or abs(camera / thing.t - camera / o.t) > 7 for o in kept):
+        if all(abs(thing.x - o.x) * camera / thing.t > 6.5 or abs(camera / thing.t - camera / o.t) > 7
+               for o in kept):
             kept.append(thing)
     return kept
 
@@ -293,7 +300,8 @@ def _plan_poles(dice, ground):
         xs = [first + k * step for k in range(6)]
         return [Pole(x, near * 0.985 + tilt * (x - 0.5), height, lamp, 1) for x in xs]
     side = {"left": -1, "right": 1, "none": dice.choose((-1, 1))}[ground.river]
-    z, step, poles = ground.camera / (1 - ground.sky.horizon) * dice.uniform(1.05, 1.5), dice.uniform(11, 16), []
+    z, step, poles = ground.camera / (1 - ground.sky.horizon) * dice.uniform(1.05, 1.5), dice.uniform(11,
+                                                                                                      16), []
     while z < 75:
         t = ground.camera / z
         poles.append(Pole(road_middle(ground, t) + side * (ROAD_HALF + 1.1) / z, t, height, lamp, -side))

@@ -1,4 +1,5 @@
-"""Paints a plan of Toytown: hills, ground, road and water first, then everything that stands up, from far to near.
+"""Paints a plan of Toytown: hills, ground, road and water first, then everything that stands up, from far to
+near.
 
 Painting spends no chance; it only turns the plan's parts of the picture and metres into fine pixels.
 """
@@ -11,7 +12,8 @@ from segviz.data.paint import CAR, GRASS, MARKING, POLE, ROAD, SUPER, TREE, WATE
 from segviz.data.plan import ROAD_HALF, Pole, Thing, hill_top, road_middle, shore
 from segviz.data.sprites import sprite
 
-RISE = {"round tree": 7.5, "tall tree": 11.0, "pine": 9.5, "bush": 1.8,        # heights in metres: toys, a little large
+# heights in metres: toys, a little large
+RISE = {"round tree": 7.5, "tall tree": 11.0, "pine": 9.5, "bush": 1.8,
         "car side": 2.1, "car end": 2.1, "sailing boat": 8.5, "motor boat": 2.7, "fishing boat": 4.6}
 GREENS = [(128, 150, 132), (116, 146, 104), (122, 152, 88)]       # hills, from far to near
 MEADOW, ASPHALT, PAINT, KERB = (126, 156, 84), (116, 114, 120), (240, 232, 212), (186, 178, 166)
@@ -59,7 +61,8 @@ class _Painter:
     def _flanks(self, ridge, colour):
         """The slopes that look away from the sun lie in shade: one polygon for each run of them."""
         run = []
-        for point, after in zip(ridge, [*ridge[1:], (0, -math.inf if self.sun > 0 else math.inf)], strict=True):
+        for point, after in zip(ridge, [*ridge[1:], (0, -math.inf if self.sun > 0 else math.inf)],
+                                strict=True):
             run.append(point)
             falls = (point[1] - after[1]) * self.sun < 0
             if not falls:
@@ -75,7 +78,8 @@ class _Painter:
         (self._bay if self.plan.river == "bay" else self._street)()
 
     def _band(self, first, second, label, colour, z0=None, z1=400.0, count=14):
-        """A ribbon along the road, from `first` to `second` metres beside its middle, from z0 to z1 metres away."""
+        """A ribbon along the road, from `first` to `second` metres beside its middle, from z0 to z1 metres
+        away."""
         plan, camera = self.plan, self.plan.camera
         z0 = z0 or camera / (1.04 * (1 - plan.sky.horizon))
         near, far = [], []
@@ -95,7 +99,8 @@ class _Painter:
         self._band(-ROAD_HALF - 0.5, ROAD_HALF + 0.5, ROAD, KERB)
         self._band(-ROAD_HALF, ROAD_HALF, ROAD, ASPHALT)
         for edge in (-0.90, 0.90):
-            self._band(edge * ROAD_HALF - 0.09, edge * ROAD_HALF + 0.09, MARKING, PAINT, z1=plan.camera / 0.05)
+            self._band(edge * ROAD_HALF - 0.09, edge * ROAD_HALF + 0.09, MARKING, PAINT,
+                       z1=plan.camera / 0.05)
         z = plan.camera / (1.04 * (1 - plan.sky.horizon)) - 2.5 * plan.sky.drift
         while z < 90:
             self._band(-0.14, 0.14, MARKING, PAINT, max(z, 0.5), z + 3.2, count=2)
@@ -111,7 +116,8 @@ class _Painter:
 
         def strip(t0, t1, label, colour, x0=0.0, x1=1.0):
             corners = [(x0, t0), (x1, t0), (x1, t1), (x0, t1)]
-            self.canvas.polygon([self.at(x, t + tilt * (x - 0.5)) for x, t in corners], colour, self.flat[label])
+            self.canvas.polygon([self.at(x, t + tilt * (x - 0.5)) for x, t in corners], colour,
+                                self.flat[label])
 
         strip(near - 0.012, far + 0.016, ROAD, KERB)
         strip(near, far, ROAD, ASPHALT)
@@ -140,21 +146,26 @@ class _Painter:
         id = self.canvas.new_id(thing.label, self.plan.camera / thing.t)
         if thing.label == TREE and rise > 15:
             long = 1 + self.plan.sky.mood.shadow
-            self.canvas.shade(x - self.sun * width * 0.35 * long, y, width * 1.1 * long, max(2, rise * 0.16), 0.42)
+            self.canvas.shade(x - self.sun * width * 0.35 * long, y, width * 1.1 * long, max(2, rise * 0.16),
+                              0.42)
         elif thing.label == CAR and rise > 6:
-            self.canvas.shade(x - self.sun * width * 0.06, y - rise * 0.03, width * 1.25, max(2, rise * 0.28), 0.6)
+            self.canvas.shade(x - self.sun * width * 0.06, y - rise * 0.03, width * 1.25,
+                              max(2, rise * 0.28), 0.6)
         self.canvas.sprite(image, x, y, id)
 
     def _house(self, house):
         x, y = self.at(house.x, house.t - house.lift)
         vanish = 0.5 if self.plan.river == "bay" else self.plan.road[0]
-        paint_house(self.canvas, house, x, y, self.metre(house.t), (vanish * self.W, self.horizon), self.sun, self.lamps,
+        paint_house(self.canvas, house, x, y, self.metre(house.t), (vanish * self.W, self.horizon), self.sun,
+                    self.lamps,
                     self.plan.camera / house.t)
 
     def _pole(self, pole):
         canvas, (x, y), metre = self.canvas, self.at(pole.x, pole.t), self.metre(pole.t)
         depth, top = self.plan.camera / pole.t, y - pole.height * metre
-        ends = [(x - 0.7 * metre, top + 0.5 * metre), (x + 0.7 * metre, top + 0.5 * metre)] if not pole.lamp else [(x, top + 0.6 * metre)]
+        ends = [(x - 0.7 * metre, top + 0.5 * metre), (x + 0.7 * metre, top + 0.5
+                                                       * metre)] if not pole.lamp else [(x, top + 0.6
+                                                                                         * metre)]
         if self.last_pole:
             wire = canvas.new_id(POLE, depth, is_object=False)
             for a, b in zip(self.last_pole, ends, strict=True):
@@ -174,14 +185,17 @@ class _Painter:
 
     def _lamp(self, pole, x, top, metre, half, id):
         end = x + pole.arm * 1.5 * metre
-        self.canvas.line([(x, top), (x + pole.arm * 0.9 * metre, top - 0.25 * metre), (end, top)], max(1, round(half)), IRON, id)
+        self.canvas.line([(x, top), (x + pole.arm * 0.9 * metre, top - 0.25 * metre), (end, top)],
+                         max(1, round(half)), IRON, id)
         r = max(1.2, 0.32 * metre)
         warm = (255, 240, 190) if self.lamps > 0.5 else (226, 222, 208)
         foot = top + 1.1 * r
-        self.canvas.polygon([(end - 0.6 * r, top), (end + 0.6 * r, top), (end + r, foot), (end - r, foot)], warm, id)
+        self.canvas.polygon([(end - 0.6 * r, top), (end + 0.6 * r, top), (end + r, foot), (end - r, foot)],
+                            warm, id)
         self.canvas.glows.append((end, top + r, 1.3 * r, 0.8))
 
     def _wire(self, a, b, id, width):
         sag = 0.06 * abs(b[0] - a[0]) + 0.02 * abs(b[1] - a[1])
-        points = [(a[0] + (b[0] - a[0]) * s, a[1] + (b[1] - a[1]) * s + 4 * sag * s * (1 - s)) for s in (0, 0.25, 0.5, 0.75, 1)]
+        points = [(a[0] + (b[0] - a[0]) * s, a[1] + (b[1] - a[1]) * s + 4 * sag * s * (1 - s))
+                  for s in (0, 0.25, 0.5, 0.75, 1)]
         self.canvas.line(points, width, WIRE, id)

@@ -1,7 +1,8 @@
 """Trees, cars and boats of Toytown: drawn once, large, then kept at every size that a scene asks for.
 
-A sprite is lit from the left; a scene with the sun on the right flips it. Masters are 192 pixels high at most, drawn
-twice as fine. Sizes follow a geometric scale of four steps an octave, so that a few hundred small images serve all scenes.
+A sprite is lit from the left; a scene with the sun on the right flips it. Masters are 192 pixels high at
+most, drawn twice as fine. Sizes follow a geometric scale of four steps an octave, so that a few hundred
+small images serve all scenes.
 """
 
 import math
@@ -9,7 +10,7 @@ import random
 from functools import lru_cache
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 FINE = 2            # masters are drawn this much finer, then reduced
 MASTER = 192        # height of a master, pixels
@@ -29,7 +30,8 @@ def _sized(kind, variant, flip, step):
     master = _master(kind, variant)
     width = max(1, round(master.width * height / master.height))
     halvings = max(0, int(math.log2(master.height / height)))
-    image = _halved(kind, variant, min(halvings, 4)).resize((width, height), Image.Resampling.BILINEAR).convert("RGBA")
+    image = _halved(kind, variant, min(halvings, 4)).resize((width, height),
+                                                            Image.Resampling.BILINEAR).convert("RGBA")
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     alpha = image.getchannel("A")
@@ -37,15 +39,18 @@ def _sized(kind, variant, flip, step):
 
 
 def sprite(kind, variant, height, flip=False):
-    """The sprite of `kind` ("tree", "car side", ...) nearest to `height` fine pixels; `variant` is taken modulo."""
+    """The sprite of `kind` ("tree", "car side", ...) nearest to `height` fine pixels; `variant` is taken
+    modulo."""
     step = round(math.log2(max(height, 2)) * STEPS)
     return _sized(kind, variant % VARIANTS[kind], flip, step)
 
 
 @lru_cache(maxsize=1024)
 def _halved(kind, variant, times):
-    """The master at 1 / 2**times of its size, its colours already multiplied by alpha, as resizing wants them."""
-    return _master(kind, variant).convert("RGBa") if times == 0 else _halved(kind, variant, times - 1).reduce(2)
+    """The master at 1 / 2**times of its size, its colours already multiplied by alpha, as resizing wants
+    them."""
+    return _master(kind, variant).convert("RGBa") if times == 0 else _halved(kind, variant,
+                                                                             times - 1).reduce(2)
 
 
 @lru_cache(maxsize=256)
@@ -53,7 +58,7 @@ def _master(kind, variant):
     return DRAWERS[kind](variant)
 
 
-# ---- trees -------------------------------------------------------------------------------------------------------
+# ---- trees -------------------------------------------------------------------------------------------------
 
 LEAVES = [   # dark, middle, light, sparkle
     ((34, 66, 58), (62, 104, 66), (112, 146, 78), (168, 186, 104)),
@@ -70,7 +75,8 @@ def _clumps(draw, rng, blobs, tones, size):
     """Layers of foliage over `blobs` (x, y, r): dark below, then lighter, smaller and nearer to the light."""
     for x, y, r in blobs:
         draw.ellipse((x - r, y - r, x + r, y + r), fill=tones[0])
-    for level, (tone, shrink, count) in enumerate(zip(tones[1:], (0.34, 0.25, 0.07), (9, 9, 16), strict=True), 1):
+    for level, (tone, shrink, count) in enumerate(zip(tones[1:], (0.34, 0.25, 0.07), (9, 9, 16),
+                                                      strict=True), 1):
         for x, y, r in blobs:
             for _ in range(count):
                 a, d = rng.uniform(0, 2 * math.pi), r * math.sqrt(rng.random()) * (0.80 - 0.13 * level)
@@ -94,9 +100,11 @@ def _finish(image):
 
 
 def _trunk(draw, x, top, foot, width):
-    draw.polygon([(x - width / 2, top), (x + width / 2, top), (x + width * 0.8, foot), (x - width * 0.8, foot)],
+    draw.polygon([(x - width / 2, top), (x + width / 2, top), (x + width * 0.8, foot),
+                  (x - width * 0.8, foot)],
                  fill=TRUNK)
-    draw.polygon([(x - width / 2, top), (x - width * 0.1, top), (x - width * 0.2, foot), (x - width * 0.8, foot)],
+    draw.polygon([(x - width / 2, top), (x - width * 0.1, top), (x - width * 0.2, foot),
+                  (x - width * 0.8, foot)],
                  fill=TRUNK_LIT)
 
 
@@ -159,9 +167,10 @@ def _bush(variant):
     return _finish(image)
 
 
-# ---- cars --------------------------------------------------------------------------------------------------------
+# ---- cars --------------------------------------------------------------------------------------------------
 
-PAINTS = [(188, 62, 52), (226, 176, 82), (236, 228, 210), (58, 122, 128), (52, 72, 112), (206, 122, 78), (150, 176, 172)]
+PAINTS = [(188, 62, 52), (226, 176, 82), (236, 228, 210), (58, 122, 128), (52, 72, 112), (206, 122, 78),
+          (150, 176, 172)]
 GLASS, GLASS_LIT, TYRE, HUB = (52, 72, 92), (150, 182, 196), (36, 36, 44), (176, 172, 164)
 
 
@@ -187,21 +196,27 @@ def _car_side(variant):
     )[body]
     draw.polygon([(x * w, y * h) for x, y in cabin], fill=_lit(paint, 1.08))
     belt = (0.40, 0.42, 0.44, 0.50)[body]
-    draw.rounded_rectangle((w * 0.015, h * belt, w * 0.985, h * 0.86), radius=h * (0.13, 0.12, 0.2, 0.08)[body], fill=paint)
+    draw.rounded_rectangle((w * 0.015, h * belt, w * 0.985, h * 0.86), radius=h
+                           * (0.13, 0.12, 0.2, 0.08)[body], fill=paint)
     draw.rectangle((w * 0.05, h * 0.68, w * 0.95, h * 0.86), fill=_lit(paint, 0.72))
     draw.rectangle((w * 0.05, h * (belt + 0.03), w * 0.93, h * (belt + 0.07)), fill=_lit(paint, 1.22))
     panes = (
-        [[(0.14, 0.40), (0.20, 0.12), (0.38, 0.11), (0.38, 0.40)], [(0.42, 0.40), (0.42, 0.11), (0.58, 0.10), (0.74, 0.40)]],
-        [[(0.21, 0.42), (0.31, 0.15), (0.44, 0.14), (0.44, 0.42)], [(0.47, 0.42), (0.47, 0.14), (0.60, 0.14), (0.74, 0.42)]],
-        [[(0.20, 0.44), (0.26, 0.20), (0.40, 0.11), (0.40, 0.44)], [(0.44, 0.44), (0.44, 0.11), (0.54, 0.12), (0.70, 0.44)]],
-        [[(0.07, 0.42), (0.07, 0.12), (0.24, 0.12), (0.24, 0.42)], [(0.29, 0.42), (0.29, 0.12), (0.48, 0.12), (0.48, 0.42)],
+        [[(0.14, 0.40), (0.20, 0.12), (0.38, 0.11), (0.38, 0.40)],
+         [(0.42, 0.40), (0.42, 0.11), (0.58, 0.10), (0.74, 0.40)]],
+        [[(0.21, 0.42), (0.31, 0.15), (0.44, 0.14), (0.44, 0.42)],
+         [(0.47, 0.42), (0.47, 0.14), (0.60, 0.14), (0.74, 0.42)]],
+        [[(0.20, 0.44), (0.26, 0.20), (0.40, 0.11), (0.40, 0.44)],
+         [(0.44, 0.44), (0.44, 0.11), (0.54, 0.12), (0.70, 0.44)]],
+        [[(0.07, 0.42), (0.07, 0.12), (0.24, 0.12), (0.24, 0.42)],
+         [(0.29, 0.42), (0.29, 0.12), (0.48, 0.12), (0.48, 0.42)],
          [(0.54, 0.42), (0.54, 0.12), (0.75, 0.12), (0.85, 0.42)]],
     )[body]
     for pane in panes:
         points = [(x * w, y * h) for x, y in pane]
         draw.polygon(points, fill=GLASS)
-        (ax, ay), (bx, by), (cx, cy), _ = points
-        draw.polygon([(ax, ay), (bx, by), (bx + (cx - bx) * 0.45, by), (ax + (cx - ax) * 0.15, ay)], fill=GLASS_LIT)
+        (ax, ay), (bx, by), (cx, _), _ = points
+        draw.polygon([(ax, ay), (bx, by), (bx + (cx - bx) * 0.45, by), (ax + (cx - ax) * 0.15, ay)],
+                     fill=GLASS_LIT)
     draw.rectangle((w * 0.94, h * 0.52, w * 0.985, h * 0.62), fill=(250, 236, 190))
     draw.rectangle((w * 0.015, h * 0.52, w * 0.04, h * 0.62), fill=(196, 60, 48))
     r = h * (0.185, 0.19, 0.19, 0.16)[body]
@@ -220,11 +235,14 @@ def _car_end(variant):
     for x in (0.08, 0.74):
         draw.rounded_rectangle((w * x, h * 0.7, w * (x + 0.18), h), radius=w * 0.05, fill=TYRE)
     roof = 0.14 if van else 0.2
-    draw.polygon([(w * 0.06, h * 0.5), (w * roof, h * 0.06), (w * (roof + 0.04), h * 0.02), (w * (0.96 - roof), h * 0.02),
+    draw.polygon([(w * 0.06, h * 0.5), (w * roof, h * 0.06), (w * (roof + 0.04), h * 0.02),
+                  (w * (0.96 - roof), h * 0.02),
                   (w * (1 - roof), h * 0.06), (w * 0.94, h * 0.5)], fill=_lit(paint, 1.1))
-    draw.polygon([(w * 0.14, h * 0.46), (w * (roof + 0.05), h * 0.11), (w * (0.95 - roof), h * 0.11), (w * 0.86, h * 0.46)],
+    draw.polygon([(w * 0.14, h * 0.46), (w * (roof + 0.05), h * 0.11), (w * (0.95 - roof), h * 0.11),
+                  (w * 0.86, h * 0.46)],
                  fill=GLASS)
-    draw.polygon([(w * 0.14, h * 0.46), (w * (roof + 0.05), h * 0.11), (w * 0.46, h * 0.11), (w * 0.3, h * 0.46)],
+    draw.polygon([(w * 0.14, h * 0.46), (w * (roof + 0.05), h * 0.11), (w * 0.46, h * 0.11),
+                  (w * 0.3, h * 0.46)],
                  fill=GLASS_LIT)
     draw.rounded_rectangle((w * 0.02, h * 0.46, w * 0.98, h * 0.88), radius=h * 0.09, fill=paint)
     draw.rectangle((w * 0.05, h * 0.49, w * 0.95, h * 0.53), fill=_lit(paint, 1.2))
@@ -236,20 +254,24 @@ def _car_end(variant):
     return _finish(image)
 
 
-# ---- boats -------------------------------------------------------------------------------------------------------
+# ---- boats -------------------------------------------------------------------------------------------------
 
 HULLS = [(232, 224, 206), (178, 66, 54), (44, 82, 104), (222, 170, 84), (70, 124, 116), (244, 240, 230)]
-SAILS = [((250, 244, 228), (214, 206, 204)), ((214, 104, 70), (168, 76, 66)), ((246, 214, 140), (206, 166, 110))]
+SAILS = [((250, 244, 228), (214, 206, 204)), ((214, 104, 70), (168, 76, 66)),
+         ((246, 214, 140), (206, 166, 110))]
 WOOD = (150, 104, 70)
 
 
 def _hull(draw, w, h, top, colour, bow=0.10, stern=0.06):
     """A hull over the whole width, bow to the right, from `top` (part of h) to the waterline."""
-    draw.polygon([(0, h * top), (w * 0.97, h * (top - 0.02)), (w, h * (top - 0.03)), (w * (1 - bow), h * 0.995), (w * stern, h * 0.995)],
+    draw.polygon([(0, h * top), (w * 0.97, h * (top - 0.02)), (w, h * (top - 0.03)),
+                  (w * (1 - bow), h * 0.995), (w * stern, h * 0.995)],
                  fill=colour)
-    draw.polygon([(w * stern * 0.7, h * (top + 0.6 * (1 - top))), (w * (1 - bow * 0.6), h * (top + 0.6 * (1 - top))),
+    draw.polygon([(w * stern * 0.7, h * (top + 0.6 * (1 - top))),
+                  (w * (1 - bow * 0.6), h * (top + 0.6 * (1 - top))),
                   (w * (1 - bow), h * 0.995), (w * stern, h * 0.995)], fill=_lit(colour, 0.66))
-    draw.polygon([(0, h * top), (w, h * (top - 0.03)), (w * 0.99, h * (top + 0.012)), (w * 0.005, h * (top + 0.03))], fill=_lit(colour, 1.25))
+    draw.polygon([(0, h * top), (w, h * (top - 0.03)), (w * 0.99, h * (top + 0.012)),
+                  (w * 0.005, h * (top + 0.03))], fill=_lit(colour, 1.25))
 
 
 def _sailing_boat(variant):
@@ -257,8 +279,10 @@ def _sailing_boat(variant):
     w, h = image.size
     light, dark = SAILS[variant % 3]
     draw.line([(w * 0.48, h * 0.02), (w * 0.48, h * 0.86)], fill=WOOD, width=round(w * 0.025))
-    draw.polygon([(w * 0.45, h * 0.03), (w * 0.45, h * 0.79), (w * 0.02, h * 0.79), (w * 0.2, h * 0.5)], fill=light)
-    draw.polygon([(w * 0.45, h * 0.03), (w * 0.45, h * 0.79), (w * 0.3, h * 0.79), (w * 0.4, h * 0.42)], fill=_lit(light, 0.93))
+    draw.polygon([(w * 0.45, h * 0.03), (w * 0.45, h * 0.79), (w * 0.02, h * 0.79), (w * 0.2, h * 0.5)],
+                 fill=light)
+    draw.polygon([(w * 0.45, h * 0.03), (w * 0.45, h * 0.79), (w * 0.3, h * 0.79), (w * 0.4, h * 0.42)],
+                 fill=_lit(light, 0.93))
     draw.polygon([(w * 0.52, h * 0.10), (w * 0.95, h * 0.80), (w * 0.52, h * 0.76)], fill=dark)
     _hull(draw, w, h, 0.86, HULLS[variant % len(HULLS)], bow=0.2, stern=0.1)
     return _finish(image)
@@ -268,10 +292,14 @@ def _motor_boat(variant):
     image, draw = _blank(MASTER, MASTER * 0.46)
     w, h = image.size
     colour = HULLS[variant % len(HULLS)]
-    draw.polygon([(w * 0.22, h * 0.56), (w * 0.26, h * 0.14), (w * 0.56, h * 0.14), (w * 0.72, h * 0.56)], fill=(246, 242, 230))
-    draw.polygon([(w * 0.22, h * 0.14), (w * 0.25, h * 0.05), (w * 0.56, h * 0.05), (w * 0.60, h * 0.14)], fill=_lit(colour, 0.85))
-    draw.polygon([(w * 0.29, h * 0.40), (w * 0.31, h * 0.2), (w * 0.41, h * 0.2), (w * 0.41, h * 0.40)], fill=GLASS)
-    draw.polygon([(w * 0.45, h * 0.40), (w * 0.45, h * 0.2), (w * 0.54, h * 0.2), (w * 0.63, h * 0.40)], fill=GLASS_LIT)
+    draw.polygon([(w * 0.22, h * 0.56), (w * 0.26, h * 0.14), (w * 0.56, h * 0.14), (w * 0.72, h * 0.56)],
+                 fill=(246, 242, 230))
+    draw.polygon([(w * 0.22, h * 0.14), (w * 0.25, h * 0.05), (w * 0.56, h * 0.05), (w * 0.60, h * 0.14)],
+                 fill=_lit(colour, 0.85))
+    draw.polygon([(w * 0.29, h * 0.40), (w * 0.31, h * 0.2), (w * 0.41, h * 0.2), (w * 0.41, h * 0.40)],
+                 fill=GLASS)
+    draw.polygon([(w * 0.45, h * 0.40), (w * 0.45, h * 0.2), (w * 0.54, h * 0.2), (w * 0.63, h * 0.40)],
+                 fill=GLASS_LIT)
     _hull(draw, w, h, 0.55, colour, bow=0.2, stern=0.05)
     return _finish(image)
 

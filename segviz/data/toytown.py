@@ -1,10 +1,11 @@
 """Toytown: a picture-book town by the water, drawn by rules, every pixel of it known.
 
-`scene(index)` draws one; `pair(index, distance=...)` draws the small misty world in which the same sprite is a car or a
-boat; `Toytown(split)` is a data set of scenes. A scene depends on (seed, index) alone: no global random state is read.
+`scene(index)` draws one; `pair(index, distance=...)` draws the small misty world in which the same sprite is
+a car or a boat; `Toytown(split)` is a data set of scenes. A scene depends on (seed, index) alone: no global
+random state is read.
 
-Promised: on one machine the same call gives the same scene, bit for bit. Across platforms and across versions of numpy
-and Pillow the same town; single pixels may differ where a rounding falls the other way.
+Promised: on one machine the same call gives the same scene, bit for bit. Across platforms and across
+versions of numpy and Pillow the same town; single pixels may differ where a rounding falls the other way.
 """
 
 import operator
@@ -34,15 +35,16 @@ class Object:
     """One thing in a scene, of which at least one pixel is seen."""
     label: int
     name: str
-    box: tuple          # (x0, y0, x1, y1) ints, half open: image[:, y0:y1, x0:x1] just holds its visible pixels
+    box: tuple  # (x0, y0, x1, y1) ints, half open: image[:, y0:y1, x0:x1] just holds its visible pixels
     depth: float        # metres from the eye
     visible: int        # pixels
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its truth. Tensors: image float32 (3, H, W) in [0, 1], mask int64 (H, W) with 255 for void,
-    instances int64 (H, W) where i stands for objects[i - 1] and 0 for none. Objects run from near to far."""
+    """A picture and its truth. Tensors: image float32 (3, H, W) in [0, 1], mask int64 (H, W) with 255 for
+    void, instances int64 (H, W) where i stands for objects[i - 1] and 0 for none. Objects run from near to
+    far."""
     image: torch.Tensor
     mask: torch.Tensor
     instances: torch.Tensor
@@ -52,8 +54,9 @@ class Scene:
 def scene(index, size=96, *, seed=0):
     """Draw scene number `index`. `size`: pixels, int or (height, width), each at least 32. Returns a `Scene`.
 
-    The composition scales: at another size it is the same town with more or less detail; in an oblong picture the
-    places stretch, the things keep their shape. Raises ValueError on a size that is too small or no integer.
+    The composition scales: at another size it is the same town with more or less detail; in an oblong
+    picture the places stretch, the things keep their shape. Raises ValueError on a size that is too small or
+    no integer.
     """
     height, width = _checked_size(size)
     return _finish(*draw(plan(_natural(index, "index"), _natural(seed, "seed")), height, width))
@@ -62,11 +65,11 @@ def scene(index, size=96, *, seed=0):
 def pair(index, size=96, *, distance, seed=0, label=None):
     """Draw the car-or-boat world number `index`: one sprite on a misty meadow (class grass), and one beacon.
 
-    Beside a red and white buoy the sprite is a boat, beside a petrol pump a car; its own looks and its place say
-    nothing. The beacon (class pole) is exactly `distance` pixels from it: the least Chebyshev distance,
-    max(|dx|, |dy|), between a pixel of the sprite and one of the beacon, so that 1 means side by side. Of the indices
-    2 k and 2 k + 1 one is a car and one a boat. `label` ("car" or "boat") forces the class: two pictures that differ
-    in it differ in the beacon's box alone. `size` as in `scene`. Returns a `Scene`.
+    Beside a red and white buoy the sprite is a boat, beside a petrol pump a car; its own looks and its place
+    say nothing. The beacon (class pole) is exactly `distance` pixels from it: the least Chebyshev distance,
+    max(|dx|, |dy|), between a pixel of the sprite and one of the beacon, so that 1 means side by side. Of
+    the indices 2 k and 2 k + 1 one is a car and one a boat. `label` ("car" or "boat") forces the class: two
+    pictures that differ in it differ in the beacon's box alone. `size` as in `scene`. Returns a `Scene`.
     Raises ValueError where `distance` is less than 1 or leaves no room.
     """
     height, width = _checked_size(size)
@@ -87,23 +90,27 @@ def _finish(canvas, samples, picture):
 def _vote(canvas, samples):
     """(mask, ids), uint8 (H, W): each pixel's class by its samples, and which thing of that class it shows.
 
-    Void where no class has a clear majority. A thin class needs a third: that keeps poles, wires and lines whole.
+    Void where no class has a clear majority. A thin class needs a third: that keeps poles, wires and lines
+    whole.
     """
     middle, mixed, ids = samples
     table, seen = np.array(canvas.labels, np.uint8), middle.copy()
     mask = table.take(middle)
     labels, columns = table.take(ids), np.arange(len(mixed))                # (9, N), (N,)
-    votes = np.bincount((labels * np.intp(len(mixed)) + columns).reshape(-1), minlength=len(CLASSES) * len(mixed))
+    votes = np.bincount((labels * np.intp(len(mixed)) + columns).reshape(-1), minlength=len(CLASSES)
+                        * len(mixed))
     votes = votes.reshape(len(CLASSES), -1)
     votes[[MARKING, POLE]] += 9 * (votes[[MARKING, POLE]] >= THIN_VOTES)
     winner = votes.argmax(0)
     mask.reshape(-1)[mixed] = np.where(votes[winner, columns] >= CLEAR_VOTES, winner, VOID)
-    seen.reshape(-1)[mixed] = ids[(labels == winner).argmax(0), columns]    # of that class, the one nearest the middle
+    # of that class, the one nearest the middle
+    seen.reshape(-1)[mixed] = ids[(labels == winner).argmax(0), columns]
     return mask, seen
 
 
 def _objects(canvas, mask, seen):
-    """The instance map (H, W) int64 and the list of objects, near to far, that have at least one labelled pixel."""
+    """The instance map (H, W) int64 and the list of objects, near to far, that have at least one labelled
+    pixel."""
     seen = np.where((mask != VOID) & np.array(canvas.is_object)[seen], seen, 0).reshape(-1)
     places = np.flatnonzero(seen)
     places = places[np.argsort(seen[places], kind="stable")]
@@ -119,7 +126,8 @@ def _objects(canvas, mask, seen):
     number = np.zeros(256, np.int64)
     number[ids[order]] = np.arange(1, len(ids) + 1)
     boxes = np.stack(corners, 1).tolist()
-    objects = [Object(canvas.labels[ids[k]], CLASSES[canvas.labels[ids[k]]], tuple(boxes[k]), canvas.depths[ids[k]], int(counts[k]))
+    objects = [Object(canvas.labels[ids[k]], CLASSES[canvas.labels[ids[k]]], tuple(boxes[k]),
+                      canvas.depths[ids[k]], int(counts[k]))
                for k in order]
     return number[seen].reshape(mask.shape), objects
 
@@ -130,7 +138,8 @@ def _natural(value, name):
     except TypeError:
         number = -1
     if number < 0:
-        raise ValueError(f"{name} must be an integer from 0 up, and it is {value!r}. Give for example {name}=0.")
+        raise ValueError(f"{name} must be an integer from 0 up, and it is {value!r}. "
+                         f"Give for example {name}=0.")
     return number
 
 
@@ -139,19 +148,20 @@ def _checked_size(size):
     try:
         height, width = (operator.index(side) for side in pair)
     except (TypeError, ValueError):
-        raise ValueError(f"size must be an integer or (height, width), and it is {size!r}. Give for example size=96.") from None
+        raise ValueError(f"size must be an integer or (height, width), and it is {size!r}. "
+                         "Give for example size=96.") from None
     if min(height, width) < SMALLEST:
-        raise ValueError(f"size must be at least {SMALLEST} pixels each way, and it is {size!r}: below that a pole is "
-                         f"nothing. Give for example size=96.")
+        raise ValueError(f"size must be at least {SMALLEST} pixels each way, and it is {size!r}: "
+                         "below that a pole is nothing. Give for example size=96.")
     return height, width
 
 
 class Toytown(Dataset):
     """Scenes as a data set of (image, mask): float32 (3, H, W) in [0, 1], int64 (H, W) with 255 for void.
 
-    `split`: "train", "val" or "test" (1000, 200, 200 scenes unless `length` says otherwise). Item i of the three is
-    scene 3 i, 3 i + 1 and 3 i + 2 of `seed`, so that no two splits share a scene, whatever their lengths.
-    An item is drawn when first asked for and then kept as bytes (46 KB at 96 x 96).
+    `split`: "train", "val" or "test" (1000, 200, 200 scenes unless `length` says otherwise). Item i of the
+    three is scene 3 i, 3 i + 1 and 3 i + 2 of `seed`, so that no two splits share a scene, whatever their
+    lengths. An item is drawn when first asked for and then kept as bytes (46 KB at 96 x 96).
     """
 
     def __init__(self, split, size=96, length=None, seed=0):
@@ -172,7 +182,8 @@ class Toytown(Dataset):
     def __getitem__(self, item):
         item = operator.index(item)
         if not -self.length <= item < self.length:
-            raise IndexError(f"item {item} of a Toytown of {self.length} scenes: items run from 0 to {self.length - 1}")
+            raise IndexError(f"item {item} of a Toytown of {self.length} scenes: "
+                             f"items run from 0 to {self.length - 1}")
         item %= self.length
         if item not in self._kept:
             drawn = scene(self.scene_index(item), self.size, seed=self.seed)
@@ -181,7 +192,8 @@ class Toytown(Dataset):
         return image.float() / 255, mask.long()
 
     def tensors(self, progress=True):
-        """All items at once: images float32 (N, 3, H, W), masks int64 (N, H, W). A bar shows where it takes longer."""
+        """All items at once: images float32 (N, 3, H, W), masks int64 (N, H, W). A bar shows where it takes
+        longer."""
         items = tqdm(range(self.length), f"drawing {self.split}", delay=2, disable=not progress, leave=False)
         images = torch.empty(self.length, 3, *self.size)
         masks = torch.empty(self.length, *self.size, dtype=torch.int64)

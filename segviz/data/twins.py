@@ -1,7 +1,8 @@
-"""The pair world: one sprite that is a car beside a petrol pump and a boat beside a buoy, and nothing else tells.
+"""The pair world: one sprite that is a car beside a petrol pump and a boat beside a buoy, and nothing else
+tells.
 
-Everything is drawn before its class is looked at, but for the beacon, whose box is the same for both. So two pictures
-of one index that differ in class differ inside the beacon's box and nowhere else.
+Everything is drawn before its class is looked at, but for the beacon, whose box is the same for both. So two
+pictures of one index that differ in class differ inside the beacon's box and nowhere else.
 """
 
 import numpy as np
@@ -29,8 +30,8 @@ def draw_pair(index, seed, height, width, distance, label):
     beacon = max(4, round(0.085 * unit)), max(8, round(0.19 * unit))
     room = width - sprite[0] - beacon[0] - (distance - 1)
     if room < 0:
-        raise ValueError(f"distance must be at most {distance + room} in a picture {width} pixels wide, and it is "
-                         f"{distance}: sprite and beacon take the rest. Ask for less, or for a larger size.")
+        raise ValueError(f"distance must be at most {distance + room} in a picture {width} pixels wide, and "
+                         f"it is {distance}: sprite and beacon take the rest. Ask for less, or for a larger size.")
     dice = Dice(seed, index, LOOKS)
     canvas = _misty_ground(dice, height, width)
     left, foot = dice.integer(room + 1), beacon[1] + 1 + dice.integer(height - beacon[1] - 2)
@@ -56,9 +57,11 @@ def _misty_ground(dice, height, width):
 
 
 def _sprite(canvas, dice, x, foot, width, height, facing, label):
-    """A body with a cabin: the hull of a boat or the coachwork of a car. Its outermost columns lie in the body's band."""
+    """A body with a cabin: the hull of a boat or the coachwork of a car. Its outermost columns lie in the
+    body's band."""
     id, paint = canvas.new_id(label, 20.0), dice.choose(PAINTS)
-    cabin_at, cabin_wide, slope = dice.uniform(-0.10, 0.06), dice.uniform(0.46, 0.60), dice.uniform(0.05, 0.14)
+    cabin_at, cabin_wide, slope = dice.uniform(-0.10, 0.06), dice.uniform(0.46, 0.60), dice.uniform(0.05,
+                                                                                                    0.14)
 
     def at(u, v):               # u in -1/2..1/2 across, turned to face either way; v from 0 at the foot to 1
         return (x + width * (0.5 + facing * u)) * SUPER, (foot - height * v) * SUPER
@@ -68,7 +71,8 @@ def _sprite(canvas, dice, x, foot, width, height, facing, label):
     canvas.polygon([at(a, 0.5), at(a + 0.03, 0.98), at(b - slope, 0.98), at(b, 0.5)], tone(paint, 1.25), id)
     middle = (a + b - slope) / 2
     for first, last in ((a + 0.06, middle - 0.025), (middle + 0.025, b - slope)):
-        canvas.polygon([at(first, 0.58), at(first, 0.88), at(last - 0.01, 0.88), at(last + 0.02, 0.58)], (70, 88, 106))
+        canvas.polygon([at(first, 0.58), at(first, 0.88), at(last - 0.01, 0.88), at(last + 0.02, 0.58)],
+                       (70, 88, 106))
     canvas.polygon([at(-0.45, 0.01), at(-0.5, 0.3), at(0.5, 0.3), at(0.40, 0.01)], tone(paint, 0.66), id)
     top, low = foot - round(height * 0.58), foot - round(height * 0.25)
     canvas.rectangle(x * SUPER, top * SUPER, (x + width) * SUPER, low * SUPER, paint, id)
@@ -85,7 +89,8 @@ def _beacon(canvas, x, foot, width, height, label):
 
 def _buoy(canvas, id, left, right, top, low):
     middle, waist, band = (left + right) / 2, low - 0.58 * (low - top), (low - top) * 0.145
-    canvas.polygon([(left, waist), (middle - 2, top + band), (middle + 2, top + band), (right - 1, waist)], (196, 50, 44), id)
+    canvas.polygon([(left, waist), (middle - 2, top + band), (middle + 2, top + band), (right - 1, waist)],
+                   (196, 50, 44), id)
     canvas.rectangle(left, waist, right, low, (196, 50, 44), id)
     for k in (0, 2):
         canvas.rectangle(left, low - (k + 1.8) * band, right, low - (k + 0.9) * band, (246, 240, 228))
@@ -96,8 +101,10 @@ def _pump(canvas, id, left, right, top, low):
     tall, wide = low - top, right - left
     canvas.rectangle(left, top + 0.12 * tall, right, low, (52, 92, 112), id)
     canvas.rectangle(left + 0.1 * wide, top, right - 0.1 * wide, top + 0.12 * tall, (240, 196, 92), id)
-    canvas.rectangle(left + 0.2 * wide, top + 0.22 * tall, right - 0.2 * wide, top + 0.46 * tall, (226, 230, 222))
-    canvas.rectangle(left + 0.2 * wide, low - 0.30 * tall, right - 0.2 * wide, low - 0.12 * tall, (34, 60, 78))
+    canvas.rectangle(left + 0.2 * wide, top + 0.22 * tall, right - 0.2 * wide, top + 0.46 * tall,
+                     (226, 230, 222))
+    canvas.rectangle(left + 0.2 * wide, low - 0.30 * tall, right - 0.2 * wide, low - 0.12 * tall,
+                     (34, 60, 78))
 
 
 def checked_label(label):
