@@ -185,8 +185,7 @@ def air(depth, sky):
 
 
 def _covers(canvas, sky, samples):
-    """What part of each pixel is sky, water, flat ground, and what part is lost in haze: four float32 (H,
-    W)."""
+    """What part of each pixel is sky, water, flat ground, and what part is lost in haze: four (H, W)."""
     middle, mixed, ids = samples
     labels, depths = np.array(canvas.labels), np.array(canvas.depths)
     flat = np.isin(labels, FLAT) & np.isinf(depths)
