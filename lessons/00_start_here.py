@@ -1,10 +1,11 @@
 # %% [markdown]
 # # 0 · Start here
 #
-# *15 minutes. In this lesson you will train a network that says, for every pixel of a picture, what it shows. You will also find out
-# how the course works, and whether your machine is ready for it.*
+# *15 minutes. In this lesson you will train a network that says, for every pixel of a picture, what
+# it shows. You will also find out how the course works, and whether your machine is ready for it.*
 #
-# Click on the next cell and press **Shift + Enter**. It runs, its result appears below it, and the next cell is selected.
+# Click on the next cell and press **Shift + Enter**. It runs, its result appears below it, and the
+# next cell is selected.
 
 # %%
 from segviz import course
@@ -15,7 +16,8 @@ course.banner("00")
 #
 # ## Is everything here?
 #
-# The doctor looks at your machine and says what it finds. Nothing has to be perfect: the whole course runs without a GPU.
+# The doctor looks at your machine and says what it finds. Nothing has to be perfect: the whole
+# course runs without a GPU.
 
 # %%
 from segviz import doctor
@@ -24,8 +26,8 @@ doctor.check()
 # %% [markdown]
 # ## A picture, and a question
 #
-# This is Toytown, a small world that is drawn by the course itself. It has one great advantage over photographs: we know the truth about every
-# pixel, because we drew it.
+# This is Toytown, a small world that is drawn by the course itself. It has one great advantage over
+# photographs: we know the truth about every pixel, because we drew it.
 
 # %%
 import torch
@@ -35,29 +37,34 @@ from segviz.data import Toytown, toytown
 
 torch.manual_seed(0)
 scene = toytown.scene(14, size=192)
-figure, (left, right, key) = draw.panels(3, size=3.6, titles=("what you see", "what is there"))
+titles = ("what you see", "what is there")
+figure, (left, right, key) = draw.panels(3, size=3.6, titles=titles)
 draw.image(left, scene.image)
 draw.labels(right, scene.mask)
 draw.legend(key, toytown.CLASSES);
 
 # %% [markdown]
-# The right picture is a **label map**: one whole number for each pixel, the number of its class. The colours are only there for our eyes.
+# The right picture is a **label map**: one whole number for each pixel, the number of its class.
+# The colours are only there for our eyes.
 #
-# **Predict** before you run the next cell: which shapes and types do the image and the label map have?
+# **Predict** before you run the next cell: which shapes and types do the image and the label map
+# have?
 
 # %%
 tuple(scene.image.shape), scene.image.dtype, tuple(scene.mask.shape), scene.mask.dtype
 
 # %%
-scene.mask[100:108, 60:72]              # a corner of it, as numbers: look them up in the legend
+scene.mask[100:108, 60:72]     # a corner of it: look the numbers up in the legend
 
 # %% [markdown]
-# An image is a stack of three maps of brightness (red, green, blue), each value between 0 and 1. A label map is one map of class numbers. Going from
-# the first to the second is **semantic segmentation**, and it is what this course is about.
+# An image is a stack of three maps of brightness (red, green, blue), each value between 0 and 1. A
+# label map is one map of class numbers. Going from the first to the second is **semantic
+# segmentation**, and it is what this course is about.
 #
 # ## Train a network to do it
 #
-# Here are scenes to learn from, and others, which the network never sees while it trains, to test it on.
+# Here are scenes to learn from, and others, which the network never sees while it trains, to test
+# it on.
 
 # %%
 train, val = Toytown("train", length=600), Toytown("val", length=100)
@@ -66,10 +73,12 @@ for i, ax in enumerate(axes):
     draw.image(ax, train[i][0])
 
 # %% [markdown]
-# The network is **FCN-8s**, from the paper with which this field began (Long, Shelhamer and Darrell, 2015). You will take it apart in lesson 6. Today it is a
-# box: an image goes in, and one *score* for each class at each pixel comes out.
+# The network is **FCN-8s**, from the paper with which this field began (Long, Shelhamer and
+# Darrell, 2015). You will take it apart in lesson 6. Today it is a box: an image goes in, and one
+# *score* for each class at each pixel comes out.
 #
-# `width=8` makes it an eighth as wide as the paper's network, so that it learns while you watch. `padding=1` suits our small pictures.
+# `width=8` makes it an eighth as wide as the paper's network, so that it learns while you watch.
+# `padding=1` suits our small pictures.
 
 # %%
 from segviz.models import FCN8s
@@ -80,10 +89,12 @@ scores = network(images)
 tuple(images.shape), tuple(scores.shape)          # (B, C, H, W) in, (B, classes, H, W) out
 
 # %% [markdown]
-# Its last layers start at zero, so now it says nothing at all: every score is 0. To learn, it guesses, is told the truth, and moves each of its weights a little in
-# the direction that would have made the guess better. Then again, with other scenes.
+# Its last layers start at zero, so now it says nothing at all: every score is 0. To learn, it
+# guesses, is told the truth, and moves each of its weights a little in the direction that would
+# have made the guess better. Then again, with other scenes.
 #
-# **Predict**: which things will appear first in its answer, and which last? Run the cell, and watch. It takes about half a minute on two cores.
+# **Predict**: which things will appear first in its answer, and which last? Run the cell, and
+# watch. It takes about half a minute on two cores.
 
 # %%
 from segviz.training import fit
@@ -93,7 +104,8 @@ history = fit(network, train, val, steps=300, lr=2e-3, watch=watched, title="FCN
 history
 
 # %% [markdown]
-# (The square **■** in the toolbar stops it early. The network keeps what it has learned, and the lesson goes on.)
+# (The square **■** in the toolbar stops it early. The network keeps what it has learned, and the
+# lesson goes on.)
 #
 # Its first thoughts, one after the other:
 
@@ -105,7 +117,8 @@ for ax, wanted in zip(axes, (1, 16, 64, 128, 300), strict=False):
 draw.labels(axes[5], val[7][1], "truth");
 
 # %% [markdown]
-# First a mean colour, then the large things: sky above, road below. Then houses and water. Small and thin things come last, if they come at all.
+# First a mean colour, then the large things: sky above, road below. Then houses and water. Small
+# and thin things come last, if they come at all.
 #
 # ## Ask it about scenes it has never seen
 
@@ -120,15 +133,18 @@ for column in range(6):
     draw.labels(axes[column + 12], mask)
 
 # %% [markdown]
-# Above the image, in the middle what the network says, below the truth. Not bad for half a minute. How good is it, in one number?
+# Above the image, in the middle what the network says, below the truth. Not bad for half a minute.
+# How good is it, in one number?
 
 # %%
 scores = history.val[-1][1]
 scores.pixel_accuracy
 
 # %% [markdown]
-# About eight pixels in ten are right. That sounds like a finished job. But look at the poles, the wires and the cars in the middle row, and ask the same question of each class alone.
-# (**IoU**, intersection over union, is 1 when a class is found exactly and 0 when it is missed. Lesson 1 builds it by hand.)
+# About eight pixels in ten are right. That sounds like a finished job. But look at the poles, the
+# wires and the cars in the middle row, and ask the same question of each class alone. (**IoU**,
+# intersection over union, is 1 when a class is found exactly and 0 when it is missed. Lesson 1
+# builds it by hand.)
 
 # %%
 for name, iou in zip(toytown.CLASSES, scores.class_iou, strict=True):
@@ -139,37 +155,45 @@ sky, pole = (scores.class_iou[toytown.CLASSES.index(name)] for name in ("sky", "
 assert sky > 0.8 and pole < 0.4 and scores.pixel_accuracy > 0.7
 
 # %% [markdown]
-# The sky is found. The poles are not, and the accuracy hardly noticed. That is the **failure that the next lesson starts from**: a number that looks good while the picture is wrong.
+# The sky is found. The poles are not, and the accuracy hardly noticed. That is the **failure that
+# the next lesson starts from**: a number that looks good while the picture is wrong.
 #
-# > **Myth or measured?** *"To train a segmentation network you need a GPU and thousands of labelled photographs."* Half true. Networks that see the real world need both. But the
-# > network, its loss and its training loop are the same here, and you have just run all of them. What matters, you can see on a laptop.
+# > **Myth or measured?** *"To train a segmentation network you need a GPU and thousands of labelled
+# > photographs."* Half true. Networks that see the real world need both. But the network, its loss
+# > and its training loop are the same here, and you have just run all of them. What matters, you
+# > can see on a laptop.
 
 # %% [markdown]
 # ## Your turn
 #
-# Each lesson has a few exercises. You write a function, run its cell, and then run the check below it. A check tries your function on several inputs, tells what it finds, and never breaks anything:
-# try it as often as you like. If you are stuck, run `exercises.labels_from_scores.hint()` in a new cell (key **B**), once or again. `.solution()` shows one way.
+# Each lesson has a few exercises. You write a function, run its cell, and then run the check below
+# it. A check tries your function on several inputs, tells what it finds, and never breaks anything:
+# try it as often as you like. If you are stuck, run `exercises.labels_from_scores.hint()` in a new
+# cell (key **B**), once or again. `.solution()` shows one way.
 
 # %%
 from segviz.exercises import lesson_00 as exercises
 
 # %% [markdown]
-# **Exercise 1.** A network writes one score for each class at each pixel. Turn them into a label map.
+# **Exercise 1.** A network writes one score for each class at each pixel. Turn them into a label
+# map.
 
 # %%
 def labels_from_scores(scores):
-    """scores (C, H, W) -> label map (H, W): at each pixel the class with the highest score."""
+    """scores (C, H, W) -> label map (H, W): the class with the highest score."""
     ...
 
 # %%
 exercises.labels_from_scores.check(labels_from_scores)
 
 # %% [markdown]
-# **Exercise 2.** How much of a label map does each class cover? Pixels that are 255 are **void**: nobody could say what they show. They do not count.
+# **Exercise 2.** How much of a label map does each class cover? Pixels that are 255 are **void**:
+# nobody could say what they show. They do not count.
 
 # %%
 def class_shares(mask, num_classes):
-    """mask (H, W), 255 = void -> num_classes shares of the pixels that are not void; they add up to 1."""
+    """mask (H, W), 255 = void -> num_classes shares of the pixels that are not void;
+    together 1."""
     ...
 
 # %%
@@ -178,10 +202,14 @@ exercises.class_shares.check(class_shares)
 # %% [markdown]
 # ## How to study with this course
 #
-# - **Predict, then run.** Where a cell asks for a prediction, make one, in words. To be wrong is the point: that is where you learn.
-# - **Change things.** These notebooks are your own copies. If the course is updated, a notebook that you have edited is kept exactly as it is, and the new one is laid beside it.
-# - **Nothing can break.** If a notebook is in a muddle: menu *Kernel*, *Restart Kernel and Run All Cells*. Its figures come back, and your progress stays.
-# - Claims are tested. Where the text says "larger", "faster" or "the same", a cell has an `assert`. If it fails on your machine, you have found something: please tell us.
+# - **Predict, then run.** Where a cell asks for a prediction, make one, in words. To be wrong is
+#   the point: that is where you learn.
+# - **Change things.** These notebooks are your own copies. If the course is updated, a notebook
+#   that you have edited is kept exactly as it is, and the new one is laid beside it.
+# - **Nothing can break.** If a notebook is in a muddle: menu *Kernel*, *Restart Kernel and Run All
+#   Cells*. Its figures come back, and your progress stays.
+# - Claims are tested. Where the text says "larger", "faster" or "the same", a cell has an `assert`.
+#   If it fails on your machine, you have found something: please tell us.
 #
 # ## The map of the course
 #
@@ -207,18 +235,19 @@ exercises.class_shares.check(class_shares)
 # %% [markdown]
 # ## What was shown
 #
-# - A segmentation network maps an image (3, H, W) to scores (classes, H, W); the highest score at each pixel is the label map.
+# - A segmentation network maps an image (3, H, W) to scores (classes, H, W); the highest score at
+#   each pixel is the label map.
 # - A real one trains in half a minute, from nothing, on two cores.
 # - It finds large things first. Its accuracy looks good while the thin things are missing.
-#
-# | scoreboard: Toytown, 100 scenes | training | pixel accuracy | mean IoU |
-# |---|---|---|---|
-# | FCN-8s, width 8 | 300 steps of 16 | printed below | printed below |
 
 # %%
-print(f"FCN-8s, width 8: pixel accuracy {scores.pixel_accuracy:.3f}, mean IoU {scores.mean_iou:.3f}, {history.seconds:.0f} s")
+print("Scoreboard: Toytown at 96 x 96, 100 scenes")
+print(f"FCN-8s, width 8, 300 steps   pixel accuracy {scores.pixel_accuracy:.3f}"
+      f"    mean IoU {scores.mean_iou:.3f}    {history.seconds:.0f} s")
 
 # %% [markdown]
 # **Next:** lesson 1, what segmentation is.
 #
-# **Sources.** Jonathan Long, Evan Shelhamer, Trevor Darrell: *Fully Convolutional Networks for Semantic Segmentation*, CVPR 2015. Words: semantic segmentation 의미론적 분할, label map 레이블 맵, pixel 화소.
+# **Sources.** Jonathan Long, Evan Shelhamer, Trevor Darrell: *Fully Convolutional Networks for
+# Semantic Segmentation*, CVPR 2015. Words: semantic segmentation 의미론적 분할, label map 레이블 맵, pixel
+# 화소.

@@ -1,19 +1,20 @@
 # %% [markdown]
 # # 1 · What segmentation is
 #
-# *30 minutes. You will tell apart five questions that one picture can be asked, build every score of the field by
-# hand, and learn which of them to believe. Builds on lesson 0.*
+# *30 minutes. You will tell apart five questions that one picture can be asked, build every score
+# of the field by hand, and learn which of them to believe. Builds on lesson 0.*
 
 # %%
 from segviz import course
 course.banner("01")
 
 # %% [markdown]
-# Lesson 0 ended with a number that looked good beside pictures that were wrong. Here is that network again: trained
-# anew, a little shorter. Let it run while you read on.
+# Lesson 0 ended with a number that looked good beside pictures that were wrong. Here is that
+# network again: trained anew, a little shorter. Let it run while you read on.
 
 # %%
 import torch
+import torch.nn.functional as F
 
 from segviz import draw, metrics
 from segviz.data import Toytown, toytown
@@ -48,50 +49,58 @@ print(", ".join(present))
 
 # %%
 things = [thing for thing in scene.objects if thing.visible > 120]    # large enough to see
-main = max((thing for thing in things if thing.name in ("car", "boat")), key=lambda thing: thing.visible)
+vehicles = [thing for thing in things if thing.name in ("car", "boat")]
+main = max(vehicles, key=lambda thing: thing.visible)
 main.name, main.box
 
 # %% [markdown]
-# **Detection:** *where is every thing?* As many boxes as there are things. A detector has to find out how many.
+# **Detection:** *where is every thing?* As many boxes as there are things. A detector has to find
+# out how many.
 
 # %%
 [(thing.name, thing.box) for thing in things][:5], len(things)
 
 # %% [markdown]
-# **Semantic segmentation:** *what does each pixel show?* One class for each pixel. Sky and water, which have no box
-# worth drawing, get their due.
+# **Semantic segmentation:** *what does each pixel show?* One class for each pixel. Sky and water,
+# which have no box worth drawing, get their due.
 #
-# **Instance segmentation:** *which pixels belong to which thing?* Two houses that touch are one region of the
-# semantic map and two instances. Sky is no instance at all.
+# **Instance segmentation:** *which pixels belong to which thing?* Two houses that touch are one
+# region of the semantic map and two instances. Sky is no instance at all.
 #
-# **Predict:** how many regions of "building" will the semantic map show, and how many the instance map?
+# **Predict:** how many regions of "building" will the semantic map show, and how many the instance
+# map?
 
 # %%
-figure, axes = draw.panels(5, size=2.4, titles=("classification", "localisation", "detection", "semantic", "instance"))
+titles = ("classification", "localisation", "detection", "semantic", "instance")
+figure, axes = draw.panels(5, size=2.4, titles=titles)
 for ax in axes[:3]:
     draw.image(ax, scene.image)
-axes[0].text(4, 8, "\n".join(present), color="white", va="top", fontsize=8, bbox={"facecolor": "black", "alpha": 0.65})
+frame = {"facecolor": "black", "alpha": 0.65}
+axes[0].text(4, 8, "\n".join(present), color="white", va="top", fontsize=8, bbox=frame)
 draw.boxes(axes[1], [main])
 draw.boxes(axes[2], things, names=False)
 draw.labels(axes[3], scene.mask)
 draw.instances(axes[4], scene.image, scene.instances);
 
 # %% [markdown]
-# Countable **things** (cars, houses) and shapeless **stuff** (sky, water) are an old distinction. Asking for both at
-# once, a class everywhere and an instance for each thing, is called *panoptic* segmentation (Kirillov et al. 2019).
+# Countable **things** (cars, houses) and shapeless **stuff** (sky, water) are an old distinction.
+# Asking for both at once, a class everywhere and an instance for each thing, is called *panoptic*
+# segmentation (Kirillov et al. 2019).
 #
 # In this course the fourth question is ours. Where it is asked:
 #
-# - **Medicine**: outline cells, organs, tumours. U-Net was made for cells under a microscope (lesson 8).
-# - **Driving**: where is road, where is pavement, where is somebody? The benchmark Cityscapes has 30 such classes.
+# - **Medicine**: outline cells, organs, tumours. U-Net was made for cells under a microscope
+#   (lesson 8).
+# - **Driving**: where is road, where is pavement, where is somebody? The benchmark Cityscapes has
+#   30 such classes.
 # - **Photography**: blur what is behind a person, replace a sky, cut something out.
 # - **Interfaces**: a click selects a whole object; a video call shows another room behind you.
 
 # %% [markdown]
 # ## Label maps, palettes, void
 #
-# A label map is a picture of *names*, not of brightness. The palette, which paints class 6 in a bluish green, can be
-# changed at will. The numbers cannot.
+# A label map is a picture of *names*, not of brightness. The palette, which paints class 6 in a
+# bluish green, can be changed at will. The numbers cannot.
 
 # %%
 corner = toytown.scene(9, size=96).mask[40:60, 30:60]
@@ -101,18 +110,21 @@ draw.labels(axes[1], corner, palette=draw.PALETTE[::-1])
 corner[:3, :12]
 
 # %% [markdown]
-# The dark pixels hold **255: void**. There the border between two things runs through a pixel, and neither has a clear
-# majority in it. The benchmark PASCAL VOC draws such a rim around every object. Nobody is asked about void, in training or in scoring.
+# The dark pixels hold **255: void**. There the border between two things runs through a pixel, and
+# neither has a clear majority in it. The benchmark PASCAL VOC draws such a rim around every object.
+# Nobody is asked about void, in training or in scoring.
 #
-# Names cannot be averaged. **Predict:** we shrink a label map as one shrinks a photograph, by mixing neighbours.
-# What lies half-way between *road* (4) and *car* (8)?
+# Names cannot be averaged. **Predict:** we shrink a label map as one shrinks a photograph, by
+# mixing neighbours. What lies half-way between *road* (4) and *car* (8)?
 
 # %%
 small = scene.mask.masked_fill(scene.mask == 255, 0)
-mixed = torch.nn.functional.interpolate(small[None, None].float(), scale_factor=0.5, mode="bilinear")[0, 0].round().long()
+halved = F.interpolate(small[None, None].float(), scale_factor=0.5, mode="bilinear")
+mixed = halved[0, 0].round().long()
 nearest = small[::2, ::2]
 wrong = mixed != nearest
-figure, axes = draw.panels(3, size=2.8, titles=("every other pixel", "mixed, like a photograph", "where they differ"))
+titles = ("every other pixel", "mixed, like a photograph", "where they differ")
+figure, axes = draw.panels(3, size=2.8, titles=titles)
 draw.labels(axes[0], nearest)
 draw.labels(axes[1], mixed)
 draw.heat(axes[2], wrong.float());
@@ -123,8 +135,8 @@ assert CLASSES[(4 + 8) // 2] == "water" and invented.sum() > 0
 print(f"{invented.sum()} pixels have become water, on the rims of cars and elsewhere")
 
 # %% [markdown]
-# Half-way between 4 and 8 lies 6: **water**. So masks are resized by *nearest neighbour*, always. It is one of the
-# commonest mistakes in published code.
+# Half-way between 4 and 8 lies 6: **water**. So masks are resized by *nearest neighbour*, always.
+# It is one of the commonest mistakes in published code.
 
 # %% [markdown]
 # ## Counting: the confusion matrix
@@ -141,7 +153,8 @@ draw.labels(axes[1], guess, palette=draw.PALETTE[[0, 1, 7]]);
 # %% [markdown]
 # **Predict**, with your finger on the screen: how many pixels are truly house, and called sky?
 #
-# Make a table. Row: what it *is*. Column: what it was *called*. Add one for each pixel, and none for void.
+# Make a table. Row: what it *is*. Column: what it was *called*. Add one for each pixel, and none
+# for void.
 
 # %%
 counts = torch.zeros(3, 3, dtype=torch.long)
@@ -151,8 +164,8 @@ for is_, called in zip(truth.flatten(), guess.flatten(), strict=True):
 counts
 
 # %% [markdown]
-# This is the **confusion matrix**, and every score below is read from it. What is right lies on the diagonal. The package
-# counts in the same way, only faster:
+# This is the **confusion matrix**, and every score below is read from it. What is right lies on the
+# diagonal. The package counts in the same way, only faster:
 
 # %%
 assert torch.equal(metrics.confusion_matrix(guess, truth, num_classes=3), counts)
@@ -166,8 +179,9 @@ assert accuracy == 9 / 11 and metrics.pixel_accuracy(counts) == 9 / 11
 accuracy
 
 # %% [markdown]
-# **Intersection over union** looks at one class. Here it is the pole. It truly covers two pixels, it was found on one, and nothing else was
-# called pole. The two maps agree on 1 pixel (the intersection), and cover 2 together (the union).
+# **Intersection over union** looks at one class. Here it is the pole. It truly covers two pixels,
+# it was found on one, and nothing else was called pole. The two maps agree on 1 pixel (the
+# intersection), and cover 2 together (the union).
 
 # %%
 pole_true, pole_guess = truth == 2, guess == 2
@@ -176,7 +190,8 @@ union = (pole_true | pole_guess).sum()
 intersection / union
 
 # %% [markdown]
-# The same number stands in the table. Intersection: the diagonal. Union: the row and the column, less what was counted twice.
+# The same number stands in the table. Intersection: the diagonal. Union: the row and the column,
+# less what was counted twice.
 
 # %%
 for c, name in enumerate(("sky", "house", "pole")):
@@ -184,17 +199,19 @@ for c, name in enumerate(("sky", "house", "pole")):
     print(f"{name:<6} {hits} / ({row} + {column} - {hits}) = {hits / (row + column - hits):.3f}")
 
 # %% [markdown]
-# **Mean IoU** is the plain mean of these: each *class* has one vote, however few pixels it has. That is the field's main score.
+# **Mean IoU** is the plain mean of these: each *class* has one vote, however few pixels it has.
+# That is the field's main score.
 #
-# **Exercise 1.** Write it for any confusion matrix. One question to settle: what is the IoU of a class that occurs
-# neither in the truth nor in the prediction?
+# **Exercise 1.** Write it for any confusion matrix. One question to settle: what is the IoU of a
+# class that occurs neither in the truth nor in the prediction?
 
 # %%
 from segviz.exercises import lesson_01 as exercises
 
 # %%
 def class_iou(counts):
-    """counts (C, C), rows: truth, columns: prediction -> IoU of each class (C,); NaN for a class that occurs in neither."""
+    """counts (C, C), rows: truth, columns: prediction -> IoU of each class (C,);
+    NaN for a class that occurs in neither."""
     ...
 
 # %%
@@ -203,8 +220,8 @@ exercises.class_iou.check(class_iou)
 # %% [markdown]
 # ## Why accuracy lies
 #
-# Now the network. It has labelled 100 scenes that it had never seen, and here are its counts: each row shows where the pixels of one
-# class went.
+# Now the network. It has labelled 100 scenes that it had never seen, and here are its counts: each
+# row shows where the pixels of one class went.
 
 # %%
 scores = history.val[-1][1]
@@ -212,33 +229,44 @@ figure, (ax,) = draw.panels(1, size=4.5)
 draw.confusion(ax, scores.counts, CLASSES);
 
 # %%
-print(f"pixel accuracy {scores.pixel_accuracy:.3f}    mean IoU {scores.mean_iou:.3f}")
+def show(counts):
+    accuracy, mean_iou = metrics.pixel_accuracy(counts), metrics.mean_iou(counts)
+    print(f"pixel accuracy {accuracy:.3f}    mean IoU {mean_iou:.3f}")
+
+show(scores.counts)
 assert scores.pixel_accuracy > scores.mean_iou + 0.2
 
 # %% [markdown]
-# Two scores, one prediction, and they disagree. **Predict** whom to believe: read the rows of *pole*, *marking* and *boat*.
+# Two scores, one prediction, and they disagree. **Predict** whom to believe: read the rows of
+# *pole*, *marking* and *boat*.
 #
-# Pixel accuracy has one vote for each *pixel*, and most pixels are sky, road and houses. How far would one get with the pole class gone?
+# Pixel accuracy has one vote for each *pixel*, and most pixels are sky, road and houses. How far
+# would one get with the pole class gone?
 
 # %%
-val_mask = torch.stack([mask for _, mask in val])
+val_mask = val.tensors()[1]
 without_poles = val_mask.clone()
-without_poles[val_mask == CLASSES.index("pole")] = CLASSES.index("sky")       # perfect, but blind to poles
-counts = metrics.confusion_matrix(without_poles.masked_fill(val_mask == 255, 0), val_mask, num_classes=10)
-print(f"pixel accuracy {metrics.pixel_accuracy(counts):.3f}    mean IoU {metrics.mean_iou(counts):.3f}")
+without_poles[val_mask == CLASSES.index("pole")] = CLASSES.index("sky")
+without_poles[val_mask == 255] = 0                     # void: whatever stands there is not counted
+counts = metrics.confusion_matrix(without_poles, val_mask, num_classes=10)
+show(counts)
 assert metrics.pixel_accuracy(counts) > 0.97 and metrics.mean_iou(counts) < 0.91
 
 # %% [markdown]
-# Every pole is gone and the accuracy says: nearly perfect. Mean IoU loses a tenth, the whole vote of one class in ten.
+# Every pole is gone and the accuracy says: nearly perfect. Mean IoU loses a tenth, the whole vote
+# of one class in ten.
 #
-# > **Myth or measured?** *"Mean IoU is the honest score, accuracy the dishonest one."* Each answers its own question. Mean IoU lets
-# > a class with a hundred pixels weigh as much as the sky, so one tiny, noisy class can move it a lot. Look at the classes, not only at the mean.
+# > **Myth or measured?** *"Mean IoU is the honest score, accuracy the dishonest one."* Each answers
+# > its own question. Mean IoU lets a class with a hundred pixels weigh as much as the sky, so one
+# > tiny, noisy class can move it a lot. Look at the classes, not only at the mean.
 #
-# **Exercise 2.** Before you believe an accuracy, ask what a network reaches that has not looked at all. Any class everywhere: which is best?
+# **Exercise 2.** Before you believe an accuracy, ask what a network reaches that has not looked at
+# all. Any class everywhere: which is best?
 
 # %%
 def blind_accuracy(counts):
-    """counts (C, C), rows: truth -> the best pixel accuracy of a prediction that is one class everywhere."""
+    """counts (C, C), rows: truth -> the best pixel accuracy of a prediction
+    that is one class everywhere."""
     ...
 
 # %%
@@ -247,13 +275,14 @@ exercises.blind_accuracy.check(blind_accuracy)
 # %% [markdown]
 # ## Where the errors are: boundary IoU
 #
-# A large region can have a fine IoU and a ragged edge: its inside is so large that the edge hardly counts. **Boundary IoU** (Cheng et al. 2021)
-# looks at the edge alone. Take from each mask only the band of pixels within `width` of its own contour, then do IoU as before.
+# A large region can have a fine IoU and a ragged edge: its inside is so large that the edge hardly
+# counts. **Boundary IoU** (Cheng et al. 2021) looks at the edge alone. Take from each mask only the
+# band of pixels within `width` of its own contour, then do IoU as before.
 
 # %%
 def band(mask, width):                      # in the mask, and near something that is not
-    outside = torch.nn.functional.pad(1 - mask.float()[None, None], [width] * 4, value=1.0)
-    near = torch.nn.functional.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0] > 0
+    outside = F.pad(1 - mask.float()[None, None], [width] * 4, value=1.0)
+    near = F.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0] > 0
     return mask & near
 
 yy, xx = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
@@ -282,11 +311,13 @@ counted = metrics.boundary_iou(moved.long(), disc.long(), num_classes=2, width=2
 assert abs(counted - band_iou) < 1e-6
 
 # %% [markdown]
-# **Exercise 3.** You have just seen `band`. Now write it without looking: on your own terms, with a loop if you like.
+# **Exercise 3.** You have just seen `band`. Now write it without looking: on your own terms, with a
+# loop if you like.
 
 # %%
 def boundary_band(mask, width):
-    """mask bool (H, W) -> bool (H, W): its pixels with a non-mask pixel, or the image's end, within `width` rows and columns."""
+    """mask bool (H, W) -> bool (H, W): its pixels with a pixel that is not in the mask,
+    or the image's end, within `width` rows and columns."""
     ...
 
 # %%
@@ -295,10 +326,12 @@ exercises.boundary_band.check(boundary_band)
 # %% [markdown]
 # ## Play with a prediction
 #
-# The prediction below is perfect, until you disturb it. Take one class and shift it, grow it, shrink it, or drop it.
+# The prediction below is perfect, until you disturb it. Take one class and shift it, grow it,
+# shrink it, or drop it.
 #
-# **Predict**, then try: (1) Shift *pole* by two pixels. Which score falls, and which does not notice? (2) Do the same with *sky*. (3) Shrink *building* by two: which score
-# sees it best? (4) Find the disturbance with the highest accuracy and the lowest mean IoU.
+# **Predict**, then try: (1) Shift *pole* by two pixels. Which score falls, and which does not
+# notice? (2) Do the same with *sky*. (3) Shrink *building* by two: which score sees it best? (4)
+# Find the disturbance with the highest accuracy and the lowest mean IoU.
 
 # %%
 from segviz.widgets import ScoresExplorer
@@ -315,19 +348,23 @@ for name in ("pole", "sky"):
     shifted = explorer.predict(name, right=2)
     counts = metrics.confusion_matrix(shifted, street.mask, num_classes=10)
     iou = metrics.class_iou(counts)[CLASSES.index(name)]
-    print(f"{name:<5} accuracy {metrics.pixel_accuracy(counts):.3f}   its own IoU {iou:.3f}")
+    print(f"{name:<5} its own IoU {iou:.3f}    ", end="")
+    show(counts)
 
 # %%
-pole = metrics.confusion_matrix(explorer.predict("pole", right=2), street.mask, num_classes=10)
-assert metrics.pixel_accuracy(pole) > 0.9 and metrics.class_iou(pole)[CLASSES.index("pole")] < 0.3
+counts = metrics.confusion_matrix(explorer.predict("pole", right=2), street.mask, 10)
+assert metrics.pixel_accuracy(counts) > 0.9
+assert metrics.class_iou(counts)[CLASSES.index("pole")] < 0.3
 
 # %% [markdown]
-# The thinner a thing is, the more a small shift costs it. Nothing in the network has to be "bad at poles": two pixels of blur are enough.
+# The thinner a thing is, the more a small shift costs it. Nothing in the network has to be "bad at
+# poles": two pixels of blur are enough.
 
 # %% [markdown]
 # ## Add first, divide once
 #
-# One question is left. You have 100 images. Do you compute the mean IoU of each, and average? Or add up all the counts, and divide once?
+# One question is left. You have 100 images. Do you compute the mean IoU of each, and average? Or
+# add up all the counts, and divide once?
 #
 # Here are both, for the network's predictions:
 
@@ -336,18 +373,21 @@ def both(matrices):
     averaged = sum(metrics.mean_iou(counts) for counts in matrices) / len(matrices)
     return averaged, metrics.mean_iou(sum(matrices))
 
-per_image = [metrics.confusion_matrix(predict(network, image), mask, num_classes=10) for image, mask in val]
+per_image = [metrics.confusion_matrix(predict(network, image), mask, 10)
+             for image, mask in val]
 averaged, added = both(per_image)
 print(f"averaged over images {averaged:.3f}    from the added counts {added:.3f}")
 assert averaged != added
 
 # %% [markdown]
-# They differ, be it by little. To see why, cause it. Two predictions, both perfect but for one weakness:
+# They differ, be it by little. To see why, cause it. Two predictions, both perfect but for one
+# weakness:
 #
 # - the **short-sighted** one misses every boat of fewer than 60 pixels (it says water);
 # - the **careless** one is perfect on nine images of ten, and paints the tenth all sky.
 #
-# **Predict:** for each of the two, which number is higher, the average over images or the one from the added counts?
+# **Predict:** for each of the two, which number is higher, the average over images or the one from
+# the added counts?
 
 # %%
 def short_sighted(number, mask):
@@ -360,26 +400,32 @@ def careless(number, mask):
 # %%
 results = {}
 for weakness in (short_sighted, careless):
-    guesses = [weakness(i, mask).masked_fill(mask == 255, 0) for i, mask in enumerate(val_mask)]
-    results[weakness] = both([metrics.confusion_matrix(g, m, num_classes=10) for g, m in zip(guesses, val_mask, strict=True)])
-    print(f"{weakness.__name__:<14} averaged {results[weakness][0]:.3f}    added {results[weakness][1]:.3f}")
+    guesses = [weakness(i, m).masked_fill(m == 255, 0) for i, m in enumerate(val_mask)]
+    averaged, added = both([metrics.confusion_matrix(guess, m, 10)
+                            for guess, m in zip(guesses, val_mask, strict=True)])
+    results[weakness] = averaged, added
+    print(f"{weakness.__name__:<14} averaged {averaged:.3f}    added {added:.3f}")
 
 # %%
 assert results[short_sighted][0] < results[short_sighted][1] - 0.02
 assert results[careless][0] > results[careless][1] + 0.01
 
 # %% [markdown]
-# The order can go either way. Averaging over images, five pixels of a far boat weigh as much as another image's five hundred, so the short-sighted one is
-# punished hard. And one ruined image is a tenth of the average, however many pixels it has of each class, so the careless one gets off lightly.
+# The order can go either way. Averaging over images, five pixels of a far boat weigh as much as
+# another image's five hundred, so the short-sighted one is punished hard. And one ruined image is a
+# tenth of the average, however many pixels it has of each class, so the careless one gets off
+# lightly.
 #
-# The benchmarks (PASCAL VOC, Cityscapes) add first and divide once. A paper or a library that averages over images, or over batches, reports a number that cannot be
-# compared with theirs.
+# The benchmarks (PASCAL VOC, Cityscapes) add first and divide once. A paper or a library that
+# averages over images, or over batches, reports a number that cannot be compared with theirs.
 
 # %%
 import matplotlib.pyplot as plt
 
 figure, ax = plt.subplots(figsize=(6, 2.4), layout="constrained")
-ax.hist([metrics.mean_iou(counts) for counts in per_image], bins=20, color="#88CCEE", edgecolor="white")
+each = [metrics.mean_iou(counts) for counts in per_image]
+ax.hist(each, bins=20, color="#88CCEE", edgecolor="white")
+averaged, added = both(per_image)
 ax.axvline(averaged, color="#332288", label="mean over images")
 ax.axvline(added, color="#CC6677", linestyle="--", label="counts added first")
 ax.set(xlabel="mean IoU of one image", ylabel="images")
@@ -390,7 +436,8 @@ ax.legend(frameon=False);
 
 # %%
 def dataset_mean_iou(matrices):
-    """matrices: one confusion matrix (C, C) for each image -> the mean IoU of the data set, one number."""
+    """matrices: one confusion matrix (C, C) for each image -> the data set's mean IoU,
+    one number."""
     ...
 
 # %%
@@ -399,38 +446,47 @@ exercises.dataset_mean_iou.check(dataset_mean_iou)
 # %% [markdown]
 # ## The failure to take along
 #
-# Suppose we had the best *classifier* in the world: for each scene it names, without error, every class that occurs. But no places. Turn its
-# answer into a label map: all it can do is to paint the whole picture with the most common of the classes it has named.
+# Suppose we had the best *classifier* in the world: for each scene it names, without error, every
+# class that occurs. But no places. Turn its answer into a label map: all it can do is to paint the
+# whole picture with the most common of the classes it has named.
 
 # %%
-share = torch.bincount(torch.stack([mask for _, mask in train]).flatten(), minlength=256)[:10]
+train_mask = train.tensors()[1]
+share = torch.bincount(train_mask.flatten(), minlength=256)[:10]
 blind = []
 for mask in val_mask:
-    named = [c for c in mask.unique().tolist() if c != 255]                 # a perfect classification
+    named = [c for c in mask.unique().tolist() if c != 255]    # a perfect classification
     commonest = max(named, key=lambda c: share[c])
     blind.append(torch.full_like(mask, commonest))
 counts = metrics.confusion_matrix(torch.stack(blind), val_mask, num_classes=10)
-print(f"pixel accuracy {metrics.pixel_accuracy(counts):.3f}    mean IoU {metrics.mean_iou(counts):.3f}")
+show(counts)
 assert metrics.mean_iou(counts) < 0.1
 
 # %% [markdown]
-# Every *what* is right, and the map is worth nothing, because *where* is missing. Yet classifiers are what the field had, in 2014, and they were superb. How does one get a *where* out of a
-# network that was built to forget it? That is lesson 2.
+# Every *what* is right, and the map is worth nothing, because *where* is missing. Yet classifiers
+# are what the field had, in 2014, and they were superb. How does one get a *where* out of a network
+# that was built to forget it? That is lesson 2.
 #
 # ## What was shown
 #
 # - One picture can be asked five questions. Semantic segmentation asks for a class at every pixel.
 # - A label map holds names: never mix them, never count void.
-# - All scores come from one table of counts. Accuracy has one vote a pixel, mean IoU one a class, boundary IoU looks along contours.
+# - All scores come from one table of counts. Accuracy has one vote a pixel, mean IoU one a class,
+#   boundary IoU looks along contours.
 # - Over a data set: add first, divide once.
 
 # %%
-print("Scoreboard: Toytown, 100 scenes")
-print(f"  all one class, perfectly classified   accuracy {metrics.pixel_accuracy(counts):.3f}   mean IoU {metrics.mean_iou(counts):.3f}")
-print(f"  FCN-8s, width 8, 200 steps            accuracy {scores.pixel_accuracy:.3f}   mean IoU {scores.mean_iou:.3f}"
-      f"   boundary IoU {scores.boundary_iou:.3f}")
+print("Scoreboard: Toytown at 96 x 96, 100 scenes")
+print("classified without error, no places  ", end="")
+show(counts)
+print("FCN-8s, width 8, 200 steps           ", end="")
+show(scores.counts)
 
 # %% [markdown]
-# **Sources.** Long, Shelhamer, Darrell: *Fully Convolutional Networks for Semantic Segmentation*, CVPR 2015, section 5 (the four scores). Everingham et al.: *The PASCAL Visual Object Classes
-# Challenge: A Retrospective*, IJCV 2015 (segmentation accuracy is intersection over union; void). Cordts et al.: *The Cityscapes Dataset for Semantic Urban Scene Understanding*, CVPR 2016. Kirillov et al.: *Panoptic Segmentation*,
-# CVPR 2019. Cheng et al.: *Boundary IoU*, CVPR 2021, section 4. Words: confusion matrix 혼동 행렬, intersection over union 교집합 대 합집합 비율, instance segmentation 인스턴스 분할.
+# **Sources.** Long, Shelhamer, Darrell: *Fully Convolutional Networks for Semantic Segmentation*,
+# CVPR 2015, section 5 (the four scores). Everingham et al.: *The PASCAL Visual Object Classes
+# Challenge: A Retrospective*, IJCV 2015 (segmentation accuracy is intersection over union; void).
+# Cordts et al.: *The Cityscapes Dataset for Semantic Urban Scene Understanding*, CVPR 2016.
+# Kirillov et al.: *Panoptic Segmentation*, CVPR 2019. Cheng et al.: *Boundary IoU*, CVPR 2021,
+# section 4. Words: confusion matrix 혼동 행렬, intersection over union 교집합 대 합집합 비율, instance
+# segmentation 인스턴스 분할.
