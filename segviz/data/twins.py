@@ -31,7 +31,7 @@ def draw_pair(index, seed, height, width, distance, label):
     room = width - sprite[0] - beacon[0] - (distance - 1)
     if room < 0:
         raise ValueError(f"distance must be at most {distance + room} in a picture {width} pixels wide, and "
-                         f"it is {distance}: sprite and beacon take the rest. Ask for less, or a larger size.")
+                         f"it is {distance}: sprite and beacon take the rest. Ask for less or a larger size.")
     dice = Dice(seed, index, LOOKS)
     canvas = _misty_ground(dice, height, width)
     left, foot = dice.integer(room + 1), beacon[1] + 1 + dice.integer(height - beacon[1] - 2)
