@@ -2,12 +2,12 @@
 
     python benchmarks/explorers.py [--events 100]
 
-Milliseconds from a slider's input event until the canvas is drawn ("drawn"), and until the animation frame that shows
-it ("shown"). "floor" is a label alone: a number goes to the kernel and comes back into a text. "kernel" are states that
-the browser does not have, "browser" states that it has. Each is measured with the server's Nagle delay on (Jupyter's
-default) and off (the course's own server); the three widgets take turns, so that all meet the same moments of the
-machine. Bars: kernel p95 at most 40 ms, or at most 1.3 x the floor; browser p95 at most 20 ms, shown.
-Writes data/results/explorers.json.
+Milliseconds from a slider's input event until the canvas is drawn ("drawn"), and until the animation frame
+that shows it ("shown"). "floor" is a label alone: a number goes to the kernel and comes back into a text.
+"kernel" are states that the browser does not have, "browser" states that it has. Each is measured with the
+server's Nagle delay on (Jupyter's default) and off (the course's own server); the three widgets take turns,
+so that all meet the same moments of the machine. Bars: kernel p95 at most 40 ms, or at most 1.3 x the floor;
+browser p95 at most 20 ms, shown. Writes data/results/explorers.json.
 """
 
 import argparse
@@ -27,9 +27,18 @@ sys.path.insert(0, str(ROOT / "tests"))
 import browser as driving  # noqa: E402
 
 RESULTS = ROOT / "data" / "results" / "explorers.json"
-PACKAGES = ("jupyterlab", "jupyter_server", "ipykernel", "ipywidgets", "anywidget", "torch", "numpy", "playwright")
+PACKAGES = (
+    "jupyterlab",
+    "jupyter_server",
+    "ipykernel",
+    "ipywidgets",
+    "anywidget",
+    "torch",
+    "numpy",
+    "playwright",
+)
 EXPLORERS = ("scores", "sliding")
-GAP = 70                                 # ms between events: quicker than the 100 ms beyond which Nagle's delay hides
+GAP = 70  # ms between events: quicker than the 100 ms beyond which Nagle's delay hides
 
 CELLS = ["""
 import anywidget, torch, traitlets
@@ -68,41 +77,55 @@ def place(height, width, row, column):
 SlidingExplorer(classifier, place, ("car", "boat", "ground"), 32, 8, largest=96)"""]
 
 # In the page: one event at a time, each timed to the change that it causes.
-# SLIDERS: how many of each explorer's sliders are used (the later ones have too few steps to leave what was fetched).
+# SLIDERS: how many of each explorer's sliders are used: a cell's sliders have too few steps to go far.
 MEASURE = """async ({events, gap}) => {
     const SLIDERS = [3, 4];
     const pause = (ms) => new Promise((go) => setTimeout(go, ms));
     const until = (node, done, options) => new Promise((go) => {
-        const watch = new MutationObserver(() => { if (done()) { watch.disconnect(); const drawn = performance.now(); requestAnimationFrame(() => go([drawn, performance.now()])); } });
+        const watch = new MutationObserver(() => {
+            if (!done()) return;
+            watch.disconnect();
+            const drawn = performance.now();
+            requestAnimationFrame(() => go([drawn, performance.now()]));
+        });
         watch.observe(node, options);
     });
     const floor = document.querySelector('.floor');
     const askFloor = (number) => {
-        const end = until(floor, () => floor.textContent === String(number), {childList: true, characterData: true, subtree: true});
+        const end = until(floor, () => floor.textContent === String(number),
+                          {childList: true, characterData: true, subtree: true});
         const start = performance.now();
         floor.ask(number);
         return end.then((times) => times.map((time) => time - start));
     };
-    const wanted = (root) => [...root.querySelectorAll('.sv-controls input, .sv-controls select')].map((input) =>
+    const inputs = (root) => [...root.querySelectorAll('.sv-controls input, .sv-controls select')];
+    const wanted = (root) => inputs(root).map((input) =>
         input.type === 'range' ? Math.round((input.value - input.min) / input.step)
         : input.type === 'checkbox' ? Number(input.checked) : input.selectedIndex).join();
     const move = (root, slider, value) => {
-        const before = root.dataset.drawn, start = performance.now();
+        const before = root.dataset.drawn;
+        let key = null;
+        // Watched before the event: a state that is here already is drawn within it.
+        const done = () => root.dataset.drawn !== before && root.dataset.key === key;
+        const end = until(root, done, {attributes: true});
+        const start = performance.now();
         slider.value = value;
+        key = wanted(root);
         slider.dispatchEvent(new Event('input'));
-        const key = wanted(root);
-        return until(root, () => root.dataset.drawn !== before && root.dataset.key === key, {attributes: true})
+        return end
             .then((times) => times.map((time) => time - start));
     };
     let seed = 1;
     const random = (below) => { seed = (seed * 16807) % 2147483647; return seed % below; };
     const far = (slider) => {                           // farther than what is fetched ahead
-        const steps = Math.round((slider.max - slider.min) / slider.step), now = Math.round((slider.value - slider.min) / slider.step);
+        const place = (value) => Math.round((value - slider.min) / slider.step);
+        const steps = place(slider.max), now = place(slider.value);
         const away = 4 + random(steps - 7);
         return Number(slider.min) + ((now + away) % (steps + 1)) * slider.step;
     };
     const roots = [...document.querySelectorAll('section.sv')];
-    const found = {floor: [], explorers: roots.map(() => ({kernel: [], browser: []}))}, walked = roots.map(() => []);
+    const found = {floor: [], explorers: roots.map(() => ({kernel: [], browser: []}))};
+    const walked = roots.map(() => []);
     for (let n = 1; n <= events; n++) {
         found.floor.push(await askFloor(n));
         await pause(gap);
@@ -169,7 +192,9 @@ def summary(found: dict) -> dict:
     out = {"floor": floor}
     for name, times in zip(EXPLORERS, found["explorers"], strict=True):
         out[name] = {where: one(values) for where, values in times.items()}
-        out[name]["kernel"]["ratio_to_floor"] = {q: round(out[name]["kernel"][q] / floor[q], 2) for q in floor}
+        out[name]["kernel"]["ratio_to_floor"] = {
+            q: round(out[name]["kernel"][q] / floor[q], 2) for q in floor
+        }
     return out
 
 
@@ -185,7 +210,9 @@ def show(results: dict) -> None:
     print(" " * 34 + "".join(f"{name.replace('_', ' '):>11}" for name in columns) + "   drawn p95 / floor")
     for delay, run in results["runs"].items():
         rows = {f"{delay}: floor, a label alone": run["floor"]}
-        rows |= {f"  {name}, state from the {where}": row for name in EXPLORERS for where, row in run[name].items()}
+        rows |= {
+            f"  {name}, state from the {where}": row for name in EXPLORERS for where, row in run[name].items()
+        }
         for label, row in rows.items():
             ratio = f"{row['ratio_to_floor']['drawn_p95']:10}" if "ratio_to_floor" in row else ""
             print(label.ljust(34) + "".join(f"{row[name]:11}" for name in columns) + ratio)
@@ -198,10 +225,15 @@ def main() -> None:
     events = parser.parse_args().events
     if reason := driving.why_not():
         sys.exit(reason)
-    results = {"date": datetime.date.today().isoformat(), "cpu": processor(), "cores": os.cpu_count(),
-               "python": platform.python_version(), "events": events,
-               "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-               "runs": {"Nagle on": measure(events, nodelay=False), "Nagle off": measure(events, nodelay=True)}}
+    results = {
+        "date": datetime.date.today().isoformat(),
+        "cpu": processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "events": events,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "runs": {"Nagle on": measure(events, nodelay=False), "Nagle off": measure(events, nodelay=True)},
+    }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     show(results)

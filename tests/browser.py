@@ -1,7 +1,9 @@
-"""Driving JupyterLab in headless Chromium: a server of its own for each test module, and what a learner does on a page.
+"""Driving JupyterLab in headless Chromium: a server of its own for each test module, and what a learner does
+on a page.
 
-Chromium is `SEGVIZ_CHROMIUM`, or found on the path. Values that JupyterLab's own objects reach into must not be returned
-from `evaluate` (it would try to serialise the whole application): the scripts here return numbers and words only.
+Chromium is `SEGVIZ_CHROMIUM`, or found on the path. Values that JupyterLab's own objects reach into must not
+be returned from `evaluate` (it would try to serialise the whole application): the scripts here return numbers
+and words only.
 """
 
 import json
@@ -17,9 +19,11 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-ARGUMENTS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-             "--disable-component-update --disable-sync").split()
-# No questions about news on the first page; and notebooks keep their widgets, which JupyterLab does not do by itself.
+ARGUMENTS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+# No questions about news; and notebooks keep their widgets, which JupyterLab does not do by itself.
 SETTINGS = {"@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
             "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True}}
 NODELAY = "segviz.launch.NoDelayWebsocket"
@@ -31,7 +35,11 @@ def why_not() -> str:
         import playwright.sync_api  # noqa: F401
     except ImportError:
         return "no browser test: Playwright's Python package is not installed (pip install playwright)"
-    return "" if chromium() else "no browser test: Chromium was not found (install it, or name it in SEGVIZ_CHROMIUM)"
+    return (
+        ""
+        if chromium()
+        else "no browser test: Chromium was not found (install it, or name it in SEGVIZ_CHROMIUM)"
+    )
 
 
 def chromium() -> str | None:
@@ -77,9 +85,20 @@ def jupyter_lab(root: Path, nodelay: bool = True, environment: dict | None = Non
     folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
                "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
     folders = {name: str(state / folder) for name, folder in folders.items()}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True",
-               "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
-               f"--ServerApp.root_dir={root}", "--IdentityProvider.token=sesame", "--ServerApp.log_level=WARN"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={root}",
+        "--IdentityProvider.token=sesame",
+        "--ServerApp.log_level=WARN",
+    ]
     if nodelay:
         command.append(f"--ServerApp.kernel_websocket_connection_class={NODELAY}")
     log = state / "server.log"
@@ -135,13 +154,14 @@ def unrun(page) -> int:
         let open = 0;
         for (const cell of {PANEL}.content.widgets)
             if (cell.model.type === 'code' && cell.model.sharedModel.source.trim()
-                && (cell.model.executionCount === null || cell.promptNode?.textContent.includes('*'))) open += 1;
+                && (cell.model.executionCount === null || cell.promptNode?.textContent.includes('*')))
+                open += 1;
         return open;
     }}""")
 
 
 def run_all(page, seconds: float = 120) -> None:
-    """Runs every cell and waits for the last; asks again, for the first request after opening can be dropped."""
+    """Runs every cell and waits for the last; asks again, for a request just after opening can be dropped."""
     end = time.monotonic() + seconds
     command(page, "notebook:run-all-cells")
     asked = time.monotonic()
@@ -172,7 +192,7 @@ def run_cell(page, number: int, source: str | None = None, seconds: float = 30) 
 
 @contextmanager
 def watched_page(browser, **options):
-    """A page in a context of its own; `page.errors` collects uncaught errors and what the console calls one."""
+    """A page in a context of its own; `page.errors` collects uncaught errors and the console's."""
     context = browser.new_context(**({"viewport": {"width": 1280, "height": 1000}} | options))
     page = context.new_page()
     page.errors = []

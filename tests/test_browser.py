@@ -24,7 +24,8 @@ scene = toytown.scene(0)
 
 def place(height, width, row, column):
     image = torch.full((3, height, width), 0.6)
-    image[:, max(row - 6, 0):row + 6, max(column - 9, 0):column + 9] = torch.tensor([0.8, 0.2, 0.3])[:, None, None]
+    red = torch.tensor([0.8, 0.2, 0.3])[:, None, None]
+    image[:, max(row - 6, 0):row + 6, max(column - 9, 0):column + 9] = red
     return image
 
 reddish = torch.nn.Conv2d(3, 3, 32, stride=8)       # not trained: it answers to red at its window's centre
@@ -43,14 +44,19 @@ def ponders(depth):
 
 def impossible(kernel):
     if kernel > 4:
-        return State([], f"No output for kernel {kernel}.", problem="The kernel is larger than the input, 4.", problem_at="kernel")
+        words = "The kernel is larger than the input, 4."
+        return State([], f"No output for kernel {kernel}.", problem=words, problem_at="kernel")
     return State([Panel("Kernel", [Bars([Bar("kernel", kernel / 8)])])], f"Kernel {kernel}.")
 """
-CELLS = [SETUP, "scores = ScoresExplorer(scene.image, scene.mask, toytown.CLASSES, disturb='pole')\nscores",
-         "sliding = SlidingExplorer(reddish, place, ('car', 'boat', 'ground'), 32, 8, largest=96)\nsliding",
-         "few = Explorer(fails_at_three, [Slider('number', 'Number', 0, 8)], title='Fails at three', prepared=False)\nfew",
-         "Explorer(impossible, [Slider('kernel', 'Kernel', 1, 8)], title='Prepared')",
-         "Explorer(ponders, [Slider('depth', 'Depth', 0, 8)], title='Slow', slow=True)", "scores.values"]
+CELLS = [
+    SETUP,
+    "scores = ScoresExplorer(scene.image, scene.mask, toytown.CLASSES, disturb='pole')\nscores",
+    "sliding = SlidingExplorer(reddish, place, ('car', 'boat', 'ground'), 32, 8, largest=96)\nsliding",
+    "Explorer(fails_at_three, [Slider('number', 'Number', 0, 8)], title='Fails at three', prepared=False)",
+    "Explorer(impossible, [Slider('kernel', 'Kernel', 1, 8)], title='Prepared')",
+    "Explorer(ponders, [Slider('depth', 'Depth', 0, 8)], title='Slow', slow=True)",
+    "scores.values",
+]
 SCORES, SLIDING, FAILING, PREPARED, SLOW = range(5)
 LAST = len(CELLS) - 1
 
@@ -95,14 +101,18 @@ def picture(root):
 
 def settled(page, number):
     """Waits until what is drawn is what the inputs say, and returns the drawn key."""
-    page.wait_for_function("""n => {
+    page.wait_for_function(
+        """n => {
         const root = document.querySelectorAll('section.sv')[n];
         const shown = root.dataset.key.split(',').map(Number);
         const inputs = [...root.querySelectorAll('.sv-controls input, .sv-controls select')];
-        const places = inputs.map((input) => input.type === 'range' ? Math.round((input.value - input.min) / input.step)
-                                           : input.type === 'checkbox' ? Number(input.checked) : input.selectedIndex);
+        const place = (input) => input.type === 'range' ? Math.round((input.value - input.min) / input.step)
+            : input.type === 'checkbox' ? Number(input.checked) : input.selectedIndex;
+        const places = inputs.map(place);
         return places.join() === shown.join();
-    }""", arg=number)
+    }""",
+        arg=number,
+    )
     return page.locator("section.sv").nth(number).get_attribute("data-key")
 
 
@@ -190,7 +200,10 @@ def test_hovering_over_a_cell_shows_its_window(shown):
     box = area.bounding_box()
     shown.mouse.move(box["x"] + 2.5 / 9 * box["width"], box["y"] + 6.5 / 9 * box["height"])
     assert settled(shown, SLIDING).endswith(",6,2")
-    assert "Cell row 6, column 2 sees rows 48 to 79 and columns 16 to 47" in root.locator(".sv-readout").inner_text()
+    assert (
+        "Cell row 6, column 2 sees rows 48 to 79 and columns 16 to 47"
+        in root.locator(".sv-readout").inner_text()
+    )
 
 
 def test_what_compute_raises_is_said_in_words_and_the_picture_stays(shown):
@@ -233,7 +246,8 @@ def test_slow_work_shows_that_it_is_busy_and_passes_over_what_is_no_longer_wante
 def test_of_many_wishes_only_the_newest_is_asked_for(page):
     """The browser's side of the protocol by itself: what is sent, given what is wanted and answered."""
     source = (Path(segviz.widgets.__file__).parent / "states.js").read_text(encoding="utf-8")
-    result = page.evaluate("""source => new Function(source + `
+    result = page.evaluate(
+        """source => new Function(source + `
         const sent = [], arrived = [], faults = [];
         const asking = new Asking((content) => sent.push(content), new Shelf(), {slow: false, silent() {},
             arrived: (key) => arrived.push(key), fault: (key, words) => faults.push(words)});
@@ -243,7 +257,9 @@ def test_of_many_wishes_only_the_newest_is_asked_for(page):
         asking.want('4');
         asking.want('3');                                   // back to what is in flight: nothing more to ask
         asking.answer({id: sent[1].id, key: '3', fault: 'words'}, []);
-        return {first, all: sent.map((content) => content.ask), arrived, faults, busy: asking.busy};`)()""", source)
+        return {first, all: sent.map((content) => content.ask), arrived, faults, busy: asking.busy};`)()""",
+        source,
+    )
     assert result == {"first": ["1"], "all": ["1", "3"], "arrived": ["1"], "faults": ["words"], "busy": False}
 
 
@@ -313,7 +329,9 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     namespace["scores"].export_html(folder / "scores.html")
     kernel = namespace["Slider"]("kernel", "Kernel", 1, 8)
-    namespace["Explorer"](namespace["impossible"], [kernel], title="Prepared").export_html(folder / "prepared.html")
+    namespace["Explorer"](namespace["impossible"], [kernel], title="Prepared").export_html(
+        folder / "prepared.html"
+    )
     return folder
 
 

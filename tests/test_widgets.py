@@ -1,4 +1,5 @@
-"""The explorers without a browser: what they compute, what they send, and what stands in for them on paper."""
+"""The explorers without a browser: what they compute, what they send, and what stands in for them on
+paper."""
 
 import base64
 import json
@@ -15,8 +16,29 @@ from torch import nn
 from segviz import metrics
 from segviz.data import toytown
 from segviz.widgets import (
-    Bar, Bars, Choice, Dots, Explorer, Grid, Hatch, HeatMap, Image, LabelMap, Lines, Panel, Point, Rects, ScoresExplorer,
-    Slider, SlidingExplorer, State, Text, Toggle, controls, engine, panels,
+    Bar,
+    Bars,
+    Choice,
+    Dots,
+    Explorer,
+    Grid,
+    Hatch,
+    HeatMap,
+    Image,
+    LabelMap,
+    Lines,
+    Panel,
+    Point,
+    Rects,
+    ScoresExplorer,
+    Slider,
+    SlidingExplorer,
+    State,
+    Text,
+    Toggle,
+    controls,
+    engine,
+    panels,
 )
 from segviz.widgets.scores import fill_from_neighbours, shifted, thickened
 
@@ -32,7 +54,8 @@ def scores(scene):
 
 
 class Reddish(nn.Module):
-    """Stands in for a trained classifier, window 32 and stride 8: the mean of each colour over the window's middle."""
+    """Stands in for a trained classifier, window 32 and stride 8: the mean of each colour over the window's
+    middle."""
 
     def forward(self, images):
         middle = torch.zeros(3, 3, 32, 32)
@@ -110,7 +133,9 @@ def test_the_scores_shown_are_those_of_the_prediction(scores, scene):
     state = scores.state(name="building", right=3, down=-2, grow=1)
     rows = {row.label: row.value for row in state.panels[2].layers[0].rows}
     assert rows["pixel accuracy"] == metrics.pixel_accuracy(counts) < 1
-    assert rows["mean IoU"] == metrics.mean_iou(counts) and rows["building"] == float(metrics.class_iou(counts)[1])
+    assert rows["mean IoU"] == metrics.mean_iou(counts) and rows["building"] == float(
+        metrics.class_iou(counts)[1]
+    )
     wrong = int(((prediction != scene.mask) & (scene.mask != 255)).sum())
     assert f"{wrong} of {int((scene.mask != 255).sum())} pixels wrong" in state.readout
     assert int(state.panels[1].layers[1].data.sum()) == wrong
@@ -121,7 +146,10 @@ def test_a_thin_class_suffers_from_two_pixels_that_accuracy_does_not_see():
     mask[20:80, 40:42] = 7
     explorer = ScoresExplorer(torch.zeros(3, 96, 96), mask, toytown.CLASSES)
     counts = metrics.confusion_matrix(explorer.predict("pole", right=2), mask, 10)
-    assert metrics.pixel_accuracy(counts) == pytest.approx(1 - 240 / 9216) and float(metrics.class_iou(counts)[7]) == 0
+    assert (
+        metrics.pixel_accuracy(counts) == pytest.approx(1 - 240 / 9216)
+        and float(metrics.class_iou(counts)[7]) == 0
+    )
     counts = metrics.confusion_matrix(explorer.predict("pole", drop=True), mask, 10)
     assert metrics.pixel_accuracy(counts) == pytest.approx(1 - 120 / 9216)
 
@@ -138,7 +166,11 @@ def test_shifting_is_what_rolling_does_without_the_wrap():
 def test_growing_and_shrinking_reach_every_pixel_within_the_square():
     region = torch.zeros(21, 21, dtype=torch.bool)
     region[8:13, 8:13] = True
-    assert thickened(region, 3).sum() == 11 * 11 and thickened(region, -2).sum() == 1 and thickened(region, -3).sum() == 0
+    assert (
+        thickened(region, 3).sum() == 11 * 11
+        and thickened(region, -2).sum() == 1
+        and thickened(region, -3).sum() == 0
+    )
     edge = torch.ones(6, 6, dtype=torch.bool)
     assert thickened(edge, -2).all()                # the class goes on beyond the picture
 
@@ -196,7 +228,9 @@ def test_the_marked_window_is_the_one_behind_the_cell(sliding):
 
 def test_points_outside_a_smaller_input_are_brought_back(sliding):
     state = sliding.state(height=32, width=32, object_at=(95, 95), cell=(8, 8))
-    assert state.panels[1].layers[0].data.shape == (1, 1) and state.panels[0].layers[-1].boxes == [(0, 0, 32, 32)]
+    assert state.panels[1].layers[0].data.shape == (1, 1) and state.panels[0].layers[-1].boxes == [
+        (0, 0, 32, 32)
+    ]
 
 
 def test_the_classifier_is_left_in_the_mode_it_was_in():
@@ -255,7 +289,12 @@ def test_values_and_keys_say_the_same():
         if values["number"] != 3:
             assert ask(explorer, key)[0]["state"]["readout"] == counting(**values).readout
     explorer.set(number=5, kind="b")
-    assert explorer.values == {"number": 5, "ready": False, "kind": "b", "at": (0, 0)} and explorer.places == [5, 0, 1, 0, 0]
+    assert explorer.values == {
+        "number": 5,
+        "ready": False,
+        "kind": "b",
+        "at": (0, 0),
+    } and explorer.places == [5, 0, 1, 0, 0]
     assert explorer.state(at=(1, 2)).readout == "number 5, ready False, kind b, at (1, 2)"
 
 
@@ -283,7 +322,10 @@ def test_a_message_that_asks_nothing_is_let_pass(message):
 
 def test_few_states_travel_along_complete():
     def compute(number):
-        return State([Panel("Picture", [Image(np.full((4, 4, 3), number, np.uint8)), Hatch(np.eye(4))])], f"picture {number}")
+        return State(
+            [Panel("Picture", [Image(np.full((4, 4, 3), number, np.uint8)), Hatch(np.eye(4))])],
+            f"picture {number}",
+        )
 
     explorer = Explorer(compute, [Slider("number", "Number", 0, 5)])
     states, arrays = unpacked(explorer._prepared)
@@ -314,9 +356,14 @@ def test_values_out_of_bounds_are_refused_in_words(broken):
 
 
 def test_controls_that_make_no_sense_are_refused():
-    for make in (lambda: Slider("s", "S", 3, 1), lambda: Slider("s", "S", 0, 1, step=0), lambda: Choice("c", "C", ()),
-                 lambda: Choice("c", "C", ("a",), "b"), lambda: Point("p", "P", 0, 4, 4, (4, 0)),
-                 lambda: Explorer(counting, [Toggle("x", "X"), Toggle("x", "X")])):
+    for make in (
+        lambda: Slider("s", "S", 3, 1),
+        lambda: Slider("s", "S", 0, 1, step=0),
+        lambda: Choice("c", "C", ()),
+        lambda: Choice("c", "C", ("a",), "b"),
+        lambda: Point("p", "P", 0, 4, 4, (4, 0)),
+        lambda: Explorer(counting, [Toggle("x", "X"), Toggle("x", "X")]),
+    ):
         with pytest.raises(ValueError):
             make()
 
@@ -330,9 +377,18 @@ def test_a_slider_in_tenths_comes_back_in_tenths():
 def test_every_layer_is_encoded_and_drawn_on_paper():
     maps = np.arange(12).reshape(3, 4)
     heat = HeatMap(np.where(maps == 5, np.nan, maps), 0, 11, legend="units")
-    layers = [Image(np.zeros((3, 4, 3))), LabelMap(np.where(maps > 9, 255, maps), np.zeros((10, 3))), heat, Hatch(maps > 3),
-              Grid(3, 4, (0, 0, 4, 3)), Rects([(0, 0, 2, 2)], fill="accent", dashed=True), Lines([[(0, 0), (4, 3)]]),
-              Dots([(1, 1)]), Text([(2, 2, "word"), (1, 1, "hidden")], fit=0.1), Text([(2, 2, "word", "error")])]
+    layers = [
+        Image(np.zeros((3, 4, 3))),
+        LabelMap(np.where(maps > 9, 255, maps), np.zeros((10, 3))),
+        heat,
+        Hatch(maps > 3),
+        Grid(3, 4, (0, 0, 4, 3)),
+        Rects([(0, 0, 2, 2)], fill="accent", dashed=True),
+        Lines([[(0, 0), (4, 3)]]),
+        Dots([(1, 1)]),
+        Text([(2, 2, "word"), (1, 1, "hidden")], fit=0.1),
+        Text([(2, 2, "word", "error")]),
+    ]
     bars = Bars([Bar("one", 0.5, reference=0.7), Bar("absent", float("nan")), Bar("", float("nan"))])
     state = State([Panel("All", layers, "caption"), Panel("Bars", [bars])], "All layers.", problem="None.")
     head, buffers = panels.encode(state)
@@ -378,9 +434,13 @@ def test_an_exported_page_holds_everything_and_fetches_nothing(tmp_path):
 def test_a_large_page_holds_the_sweep_of_every_control(scores):
     traits = json.loads(re.search(r'type="application/json">(.*)</script>', scores.export_html()).group(1))
     states, arrays = unpacked(base64.b64decode(traits["_prepared"]))
-    sweeps = {scores._key([*scores.places[:i], at, *scores.places[i + 1:]]) for i, n in enumerate(scores._sizes()) for at in range(n)}
+    sweeps = {
+        scores._key([*scores.places[:i], at, *scores.places[i + 1 :]])
+        for i, n in enumerate(scores._sizes())
+        for at in range(n)
+    }
     assert sweeps <= set(states) and len(states) < engine.PAGE_STATES
-    assert sum(len(array) == 3 * 64 * 64 for array in arrays) == 1               # the scene once, not in every state
+    assert sum(len(array) == 3 * 64 * 64 for array in arrays) == 1  # the scene once, not in every state
 
 
 def luminance(colour):

@@ -1,4 +1,4 @@
-"""Explorers: pictures with controls. `Explorer` and its parts build new ones; the others are the lessons' own."""
+"""Explorers: pictures with controls. `Explorer` and its parts build new ones; the others are the lessons'."""
 
 from segviz.widgets.controls import Choice, Point, Slider, Toggle
 from segviz.widgets.engine import Explorer
@@ -20,5 +20,25 @@ from segviz.widgets.panels import (
 from segviz.widgets.scores import ScoresExplorer
 from segviz.widgets.sliding import SlidingExplorer
 
-__all__ = ["Bar", "Bars", "Choice", "Dots", "Explorer", "Grid", "Hatch", "HeatMap", "Image", "LabelMap", "Lines",
-           "Panel", "Point", "Rects", "ScoresExplorer", "Slider", "SlidingExplorer", "State", "Text", "Toggle"]
+__all__ = [
+    "Bar",
+    "Bars",
+    "Choice",
+    "Dots",
+    "Explorer",
+    "Grid",
+    "Hatch",
+    "HeatMap",
+    "Image",
+    "LabelMap",
+    "Lines",
+    "Panel",
+    "Point",
+    "Rects",
+    "ScoresExplorer",
+    "Slider",
+    "SlidingExplorer",
+    "State",
+    "Text",
+    "Toggle",
+]

@@ -1,7 +1,7 @@
-"""The controls of an explorer. Each knows the values it can take, in order: `size` of them, `at(i)` and `index(value)`.
+"""The controls of an explorer. Each knows the values that it can take, in order: `at(i)` and `index(value)`.
 
-A place in all of an explorer's controls is thus a list of whole numbers, one (for a `Point` two) a control, which is
-the key under which kernel, browser and a saved page keep its state.
+A place in all of an explorer's controls is thus a list of whole numbers, one (for a `Point` two) a control,
+which is the key under which kernel, browser and a saved page keep its state.
 """
 
 from dataclasses import asdict, dataclass
@@ -36,7 +36,9 @@ class Slider:
 
     def index(self, value) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"{self.name}: expected a number from {self.minimum} to {self.maximum}, got {value!r}.")
+            raise ValueError(
+                f"{self.name}: expected a number from {self.minimum} to {self.maximum}, got {value!r}."
+            )
         if not self.minimum <= value <= self.maximum:
             raise ValueError(f"{self.name}: {value} lies outside {self.minimum} to {self.maximum}.")
         return min(round((value - self.minimum) / self.step), self.sizes[0] - 1)
@@ -92,10 +94,10 @@ class Toggle:
 
 @dataclass
 class Point:
-    """A whole (row, column) of panel number `panel`: click or drag there, or arrow keys once it has the focus.
+    """A whole (row, column) of panel number `panel`: click or drag there, or use the arrow keys.
 
-    `rows` and `columns` bound it; a panel that is smaller at the moment is for `compute` to respect. With `hover` the
-    pointer need not be pressed. Two sliders stand among the controls as well, for those who prefer them.
+    `rows` and `columns` bound it; a panel that is smaller at the moment is for `compute` to respect.
+    With `hover` the pointer need not be pressed. Two sliders do the same.
     """
 
     name: str
@@ -122,7 +124,9 @@ class Point:
             raise ValueError(f"{self.name}: expected (row, column), got {value!r}.")
         row, column = (int(part) for part in value)
         if not (0 <= row < self.rows and 0 <= column < self.columns):
-            raise ValueError(f"{self.name}: ({row}, {column}) lies outside {self.rows} rows x {self.columns} columns.")
+            raise ValueError(
+                f"{self.name}: ({row}, {column}) lies outside {self.rows} rows x {self.columns} columns."
+            )
         return row, column
 
 

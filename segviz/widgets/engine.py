@@ -1,13 +1,15 @@
-"""The explorers' one engine: a pure `compute(**controls) -> State`, controls, and a browser view that is quick.
+"""The explorers' engine: a pure `compute(**controls) -> State`, controls, and a view in the browser.
 
     def compute(stride):
-        return State([Panel("Samples", [Image(picture[::stride, ::stride])])], readout=f"Every {stride}. pixel.")
+        samples = Panel("Samples", [Image(picture[::stride, ::stride])])
+        return State([samples], readout=f"Every {stride}th pixel.")
 
     Explorer(compute, [Slider("stride", "Stride", 1, 8)], title="Sampling")
 
-The browser draws, and keeps the states that it has seen; only for others does it ask the kernel, one request at a
-time, and in a quiet moment for those next to it. Where all states are few they travel with the widget, and it needs
-no kernel; `export_html` makes a page of it that needs nothing at all. A `compute` that raises is shown in words.
+The browser draws, and keeps the states that it has seen; only for others does it ask the kernel, one at
+a time, and in a quiet moment for those next to it. Where all states are few they travel with the widget, and it
+needs no kernel; `export_html` makes a page of it that needs nothing at all. A `compute` that raises is shown
+in words.
 """
 
 import base64
@@ -21,12 +23,14 @@ import torch
 import traitlets
 
 from segviz.widgets import controls as controls_
-from segviz.widgets.page import page, pack
+from segviz.widgets.page import pack, page
 from segviz.widgets.panels import State, encode
 from segviz.widgets.snapshot import figure
 
 HERE = Path(__file__).parent
-MODULE = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("draw.js", "states.js", "explorer.js"))
+MODULE = "\n".join(
+    (HERE / name).read_text(encoding="utf-8") for name in ("draw.js", "states.js", "explorer.js")
+)
 STYLE = (HERE / "explorer.css").read_text(encoding="utf-8")
 
 FEW_STATES = 128                         # up to here all states are computed at once and sent along,
@@ -36,7 +40,8 @@ PAGE_STATES = 2000                       # the most states in an exported page
 
 @contextlib.contextmanager
 def one_thread():
-    """For work of a few milliseconds: on a busy machine, waking other threads for it costs more than ten times as much."""
+    """For work of a few milliseconds: on a busy machine, waking other threads for it costs more than ten
+    times as much."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -48,8 +53,9 @@ def one_thread():
 class Explorer(anywidget.AnyWidget):
     """Controls over `compute(**values) -> State`, which must depend on its arguments alone.
 
-    `prepared`: True sends every state along, False none; None does so where they are few and small. `slow=True` is for
-    a `compute` that takes more than a few ten milliseconds: nothing is computed ahead, and no passing state is drawn.
+    `prepared`: True sends every state along, False none; None does so where they are few and small.
+    `slow=True` is for a `compute` that takes more than a few ten milliseconds: nothing is
+    computed ahead, and no passing state is drawn.
     """
 
     _esm = MODULE
@@ -84,7 +90,7 @@ class Explorer(anywidget.AnyWidget):
         return self._values(self.places)
 
     def set(self, **values) -> None:
-        """Move controls: `explorer.set(stride=4)`; the picture in the browser follows. ValueError in words if it cannot."""
+        """Moves controls: `explorer.set(stride=4)`; the picture follows. ValueError if it cannot."""
         self.places = self._places(self._complete_values(values))
 
     def state(self, **values) -> State:
@@ -104,8 +110,9 @@ class Explorer(anywidget.AnyWidget):
     def export_html(self, path=None) -> str:
         """One HTML page that works with no kernel and fetches nothing; written to `path` where one is given.
 
-        It holds every state where they are at most 2000. Else it holds, from the present values and from each option of
-        a choice or toggle, the sweep of every single control; other settings go to the nearest of these, and say so.
+        It holds every state where they are at most 2000. Else it holds, from the present values and from each
+        option of a choice or toggle, the sweep of every single control; other settings go to the nearest of
+        these, and say so.
         """
         states = {key: self._packable(key) for key in islice(self._page_keys(), PAGE_STATES)}
         readout = states[self._key(self.places)][0]["readout"]
@@ -123,7 +130,9 @@ class Explorer(anywidget.AnyWidget):
         return self.values | values
 
     def _places(self, values: dict) -> list[int]:
-        return [place for control in self.controls for place in controls_.places(control, values[control.name])]
+        return [
+            place for control in self.controls for place in controls_.places(control, values[control.name])
+        ]
 
     def _values(self, places) -> dict:
         left = list(places)
@@ -145,7 +154,9 @@ class Explorer(anywidget.AnyWidget):
     def _encoded(self, key: str) -> tuple[dict, list[bytes]]:
         places = [int(part) for part in key.split(",")] if key else []
         sizes = self._sizes()
-        if len(places) != len(sizes) or any(not 0 <= at < size for at, size in zip(places, sizes, strict=True)):
+        if len(places) != len(sizes) or any(
+            not 0 <= at < size for at, size in zip(places, sizes, strict=True)
+        ):
             raise ValueError(f"No such setting: {key!r}.")
         return encode(self.state(**self._values(places)))
 
@@ -192,8 +203,12 @@ class Explorer(anywidget.AnyWidget):
         yield from (self._key(places) for places in dict.fromkeys(everything) if places != now)
 
     def _sweeps(self, now, sizes):
-        discrete = [isinstance(c, (controls_.Choice, controls_.Toggle)) for c in self.controls for _ in c.sizes]
-        bases = [now] + [(*now[:i], at, *now[i + 1:]) for i, size in enumerate(sizes) if discrete[i] for at in range(size)]
+        discrete = [
+            isinstance(c, (controls_.Choice, controls_.Toggle)) for c in self.controls for _ in c.sizes
+        ]
+        bases = [now] + [
+            (*now[:i], at, *now[i + 1 :]) for i, size in enumerate(sizes) if discrete[i] for at in range(size)
+        ]
         for base in bases:
             for i, size in enumerate(sizes):
                 yield from ((*base[:i], at, *base[i + 1:]) for at in range(size))
@@ -214,4 +229,6 @@ class Explorer(anywidget.AnyWidget):
         data, metadata = super()._repr_mimebundle_(**kwargs)
         png = self._png()
         readout = self._first.get("state", {}).get("readout") or self._first.get("fault", "")
-        return data | {"text/plain": f"{self.title}: {readout}"} | ({"image/png": png} if png else {}), metadata
+        return data | {"text/plain": f"{self.title}: {readout}"} | (
+            {"image/png": png} if png else {}
+        ), metadata

@@ -33,16 +33,18 @@ body {{ margin: 0; padding: 16px; background: #fff; }}
 # What the module needs of a widget's model, where there is none. No `send`: that is how it knows.
 STAND_IN = """const traits = JSON.parse(document.getElementById("state").textContent);
 traits._prepared = Uint8Array.from(atob(traits._prepared), (letter) => letter.charCodeAt(0));
-const model = { get: (name) => traits[name], set(name, value) { traits[name] = value; }, save_changes() {}, on() {}, off() {} };
+const model = { get: (name) => traits[name], set(name, value) { traits[name] = value; },
+                save_changes() {}, on() {}, off() {} };
 render({ model, el: document.getElementById("explorer") });"""
 EXPORT = "export default { render };"
 
 
 def pack(states: dict[str, tuple[dict, list[bytes]]]) -> bytes:
-    """Encoded states by key -> one compressed block, in which no array stands twice (a backdrop is in every state).
+    """Encoded states by key -> one compressed block, in which no array stands twice (a backdrop is in every
+    state).
 
-    Layout, zlib over all: the head's length (4 bytes, little endian), the head (JSON: `lengths` of the arrays, `states`),
-    the arrays.
+    Layout, zlib over all: the head's length (4 bytes, little endian), the head (JSON: `lengths` of the
+    arrays, `states`), the arrays.
     """
     numbers: dict[bytes, int] = {}
     for _, buffers in states.values():
@@ -55,8 +57,12 @@ def pack(states: dict[str, tuple[dict, list[bytes]]]) -> bytes:
                     for name, part in value.items()}
         return [renumber(part, buffers) for part in value] if isinstance(value, list) else value
 
-    head = json.dumps({"lengths": [len(buffer) for buffer in numbers],
-                       "states": {key: renumber(state, buffers) for key, (state, buffers) in states.items()}}).encode()
+    head = json.dumps(
+        {
+            "lengths": [len(buffer) for buffer in numbers],
+            "states": {key: renumber(state, buffers) for key, (state, buffers) in states.items()},
+        }
+    ).encode()
     return zlib.compress(b"".join([len(head).to_bytes(4, "little"), head, *numbers]), level=6)
 
 

@@ -1,9 +1,9 @@
 """What an explorer shows: a `State` of `Panel`s, each a stack of layers, and how it becomes JSON and bytes.
 
-A panel has its own units: a layer at x, y, width, height stands in columns and rows of the panel, so that pixel
-`(row, column)` of an image covers `[column, column + 1) x [row, row + 1)`. Boxes are `(x0, y0, x1, y1)`, half open.
-A colour is `"#rrggbb"`, or a name that each theme resolves: ink, muted, line, accent, error, paper;
-and mark, for what is marked on a picture, which is the same in all themes.
+A panel has its own units: a layer at x, y, width, height stands in columns and rows of the panel, so that
+pixel `(row, column)` of an image covers `[column, column + 1) x [row, row + 1)`. Boxes are `(x0, y0, x1,
+y1)`, half open. A colour is `"#rrggbb"`, or a name that each theme resolves: ink, muted, line, accent, error,
+paper; and mark, for what is marked on a picture, which is the same in all themes.
 """
 
 from dataclasses import dataclass, field, fields
@@ -52,7 +52,7 @@ class Image(_Picture):
 
 @dataclass
 class LabelMap(_Picture):
-    """Labels `(H, W)` in the colours of `palette` (C, 3) uint8; 255 is void (dark, hatched), 254 is left clear."""
+    """Labels `(H, W)` in the colours of `palette` (C, 3) uint8; 255 is void (dark, striped), 254 clear."""
 
     data: np.ndarray
     palette: np.ndarray
@@ -96,7 +96,8 @@ def colour_table(name: str) -> np.ndarray:
 
 @dataclass
 class Hatch(_Picture):
-    """Stripes over the true pixels of `(H, W)`: marks pixels without hiding them, and without leaning on hue."""
+    """Stripes over the true pixels of `(H, W)`: marks pixels without hiding them, and without leaning on
+    hue."""
 
     data: np.ndarray
     colour: str = "ink"
@@ -162,7 +163,8 @@ class Text:
 
 @dataclass
 class Bar:
-    """One row of `Bars`: `value` in [0, maximum] or NaN, `text` in place of its digits, `reference` a tick on the bar.
+    """One row of `Bars`: `value` in [0, maximum] or NaN, `text` in place of its digits, `reference` a tick on
+    the bar.
 
     A row without a label is a gap between groups.
     """
@@ -185,7 +187,7 @@ class Bars:
 
 @dataclass
 class Panel:
-    """One titled picture. `size` is (rows, columns) in its units; without it, the first layer with pixels decides."""
+    """One titled picture. `size` is (rows, columns) in its units, by default its first picture's."""
 
     title: str
     layers: list
@@ -200,15 +202,19 @@ class Panel:
             return tuple(first.extent()[i] - first.extent()[i - 2] for i in (3, 2))
         if any(isinstance(layer, Bars) for layer in self.layers):
             return (1, 1)
-        raise ValueError(f"The panel {self.title!r} has no picture to take its size from: give size=(rows, columns).")
+        raise ValueError(
+            f"The panel {self.title!r} has no picture to take its size from: give size=(rows, columns)."
+        )
 
 
 @dataclass
 class State:
-    """What `compute` returns: panels, and `readout`, the same in one or two sentences for those who do not see them.
+    """What `compute` returns: panels, and `readout`, the same in one or two sentences for those who do not
+    see them.
 
-    `problem` says in words why these settings cannot be had; it is shown at the control named in `problem_at`, and
-    where no panels come with it the last picture stays. Controls named in `disabled` have no effect just now.
+    `problem` says in words why these settings cannot be had; it is shown at the control named in
+    `problem_at`, and where no panels come with it the last picture stays. Those named in
+    `disabled` have no effect just now.
     """
 
     panels: list[Panel]
@@ -219,7 +225,7 @@ class State:
 
 
 def _plain(value):
-    """Whatever stands in a layer, as JSON holds it; floats are kept to a hundredth of a pixel or a percent."""
+    """Whatever stands in a layer, as JSON holds it; floats to four digits after the point."""
     if isinstance(value, Bar):
         return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
     if hasattr(value, "tolist"):
@@ -230,7 +236,8 @@ def _plain(value):
 
 
 def encode(state: State) -> tuple[dict, list[bytes]]:
-    """The state as a JSON-ready dictionary, and the bytes of its arrays, to which the dictionary refers by number."""
+    """The state as a JSON-ready dictionary, and the bytes of its arrays, to which the dictionary refers by
+    number."""
     buffers: list[bytes] = []
 
     def layer_entry(layer):
@@ -244,5 +251,10 @@ def encode(state: State) -> tuple[dict, list[bytes]]:
 
     panels = [{"title": panel.title, "caption": panel.caption, "size": _plain(panel.extent()),
                "layers": [layer_entry(layer) for layer in panel.layers]} for panel in state.panels]
-    return {"panels": panels, "readout": state.readout, "problem": state.problem, "problem_at": state.problem_at,
-            "disabled": list(state.disabled)}, buffers
+    return {
+        "panels": panels,
+        "readout": state.readout,
+        "problem": state.problem,
+        "problem_at": state.problem_at,
+        "disabled": list(state.disabled),
+    }, buffers

@@ -13,7 +13,7 @@ from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import Bar, Bars, Hatch, Image, LabelMap, Panel, State
 
 FARTHEST, THICKEST = 12, 6                           # pixels
-BOUNDARY_WIDTH = 2                                   # pixels: at 96 x 96 near Cheng et al.'s 2 % of the diagonal
+BOUNDARY_WIDTH = 2  # pixels: at 96 x 96 near Cheng et al.'s 2 % of the diagonal
 
 
 class ScoresExplorer(Explorer):
@@ -40,7 +40,9 @@ class ScoresExplorer(Explorer):
         ]
         super().__init__(self._disturbed, controls, title="One disturbed class, every score", **options)
 
-    def predict(self, name: str, right: int = 0, down: int = 0, grow: int = 0, drop: bool = False) -> torch.Tensor:
+    def predict(
+        self, name: str, right: int = 0, down: int = 0, grow: int = 0, drop: bool = False
+    ) -> torch.Tensor:
         """The disturbed prediction, int64 (H, W), without void."""
         label = self.classes.index(name)
         region, around = self._mould(label)
@@ -75,10 +77,17 @@ class ScoresExplorer(Explorer):
         readout = (f"{what}: {int(wrong.sum())} of {seen} pixels wrong. Pixel accuracy {accuracy:.3f}, "
                    f"mean IoU {scores['mean IoU']:.3f}, IoU of {name} {iou[label]:.3f}.")
         shown = self.prediction_labels(prediction)
-        panels = [Panel("Prediction over the scene", [Image(self.image), LabelMap(shown, self.palette, opacity=0.6)]),
-                  Panel("Prediction, wrong pixels striped",
-                        [LabelMap(shown, self.palette), Hatch(wrong, "ink")], f"wrong pixels: {int(wrong.sum())}"),
-                  Panel("Scores, and IoU of each class", [Bars(self._rows(scores, iou, label))])]
+        panels = [
+            Panel(
+                "Prediction over the scene", [Image(self.image), LabelMap(shown, self.palette, opacity=0.6)]
+            ),
+            Panel(
+                "Prediction, wrong pixels striped",
+                [LabelMap(shown, self.palette), Hatch(wrong, "ink")],
+                f"wrong pixels: {int(wrong.sum())}",
+            ),
+            Panel("Scores, and IoU of each class", [Bars(self._rows(scores, iou, label))]),
+        ]
         return State(panels, readout, disabled=("right", "down", "grow") if drop else ())
 
     def prediction_labels(self, prediction):
@@ -105,7 +114,7 @@ def _words(name, right, down, grow, drop) -> str:
 
 
 def thickened(region: torch.Tensor, by: int) -> torch.Tensor:
-    """A bool region (H, W) grown by `by` pixels on every side (3 x 3 dilations); shrunk where `by` is negative.
+    """A bool region (H, W) grown by `by` pixels on every side (a square); shrunk where `by` is negative.
 
     Beyond the edge of the image the region is taken to go on as it is at the edge.
     """
@@ -126,7 +135,7 @@ def shifted(region: torch.Tensor, right: int, down: int) -> torch.Tensor:
 
 
 def fill_from_neighbours(labels: torch.Tensor) -> torch.Tensor:
-    """Every void pixel of (H, W) takes the label of the nearest other pixel (chessboard distance; the higher label wins)."""
+    """Every void pixel of (H, W) takes the nearest other label (chessboard distance; the higher wins)."""
     known = torch.where(labels == VOID, 0, labels + 1)[None, None].float()
     while (known == 0).any():
         known = torch.where(known > 0, known, F.max_pool2d(known, 3, stride=1, padding=1))

@@ -21,7 +21,9 @@ def figure(state: State, title: str = "") -> Figure:
     """The state as a figure with a canvas of its own (no pyplot, so nothing is left open)."""
     columns = min(3, len(state.panels)) or 1
     rows = math.ceil(len(state.panels) / columns)
-    drawn = Figure(figsize=(WIDTH * columns, 4.1 * rows + 0.3), layout="constrained", facecolor=COLOURS["paper"])
+    drawn = Figure(
+        figsize=(WIDTH * columns, 4.1 * rows + 0.3), layout="constrained", facecolor=COLOURS["paper"]
+    )
     FigureCanvasAgg(drawn)
     if title:
         drawn.suptitle(title, fontsize=11, fontweight="bold", color=COLOURS["ink"])
@@ -65,8 +67,11 @@ def _indexed(ax, layer) -> None:
     if type(layer).__name__ == "LabelMap" and (layer.data == VOID).any():
         _stripes(ax, layer.data == VOID, layer, "#6b6b6b")
     if getattr(layer, "legend", ""):
-        ax.set_xlabel(f"{layer.legend}: {layer.low:g} (dark) to {layer.high:g} (bright)\n{ax.get_xlabel()}".strip(),
-                      fontsize=8, color=COLOURS["muted"])
+        ax.set_xlabel(
+            f"{layer.legend}: {layer.low:g} (dark) to {layer.high:g} (bright)\n{ax.get_xlabel()}".strip(),
+            fontsize=8,
+            color=COLOURS["muted"],
+        )
 
 
 def _hatch(ax, layer) -> None:
@@ -79,7 +84,10 @@ def _hatch(ax, layer) -> None:
 def _stripes(ax, mask, layer, colour: str) -> None:
     x0, y0, x1, y1 = layer.extent()
     rows, columns = mask.shape
-    across, down = x0 + (np.arange(columns) + 0.5) * (x1 - x0) / columns, y0 + (np.arange(rows) + 0.5) * (y1 - y0) / rows
+    across, down = (
+        x0 + (np.arange(columns) + 0.5) * (x1 - x0) / columns,
+        y0 + (np.arange(rows) + 0.5) * (y1 - y0) / rows,
+    )
     ax.contourf(across, down, mask.astype(float), levels=[0.5, 1.5], colors="none", hatches=["///////"],
                 ).set(edgecolor=colour, linewidth=0) if min(rows, columns) > 1 else None
 
@@ -104,8 +112,12 @@ def _lines(ax, layer) -> None:
 
 
 def _dots(ax, layer) -> None:
-    ax.scatter(*zip(*layer.points, strict=True), s=3 * layer.radius**2, color=_colour(layer.colour), edgecolors="white") \
-        if layer.points else None
+    ax.scatter(
+        *zip(*layer.points, strict=True),
+        s=3 * layer.radius**2,
+        color=_colour(layer.colour),
+        edgecolors="white",
+    ) if layer.points else None
 
 
 def _text(ax, layer) -> None:
@@ -114,13 +126,23 @@ def _text(ax, layer) -> None:
     if layer.fit and any(len(words) * 0.42 * layer.size > points for _, _, words, *_ in layer.items):
         return
     for x, y, words, *colour in layer.items:
-        ax.text(x, y, words, ha="center", va="center", fontsize=0.7 * layer.size, color=_colour((colour or [layer.colour])[0]))
+        ax.text(
+            x,
+            y,
+            words,
+            ha="center",
+            va="center",
+            fontsize=0.7 * layer.size,
+            color=_colour((colour or [layer.colour])[0]),
+        )
 
 
 def _bars(ax, layer) -> None:
     places = np.arange(len(layer.rows))
     values = [0.0 if math.isnan(row.value) else row.value for row in layer.rows]
-    ax.barh(places, [layer.maximum if row.label else 0 for row in layer.rows], color=COLOURS["line"], height=0.45)
+    ax.barh(
+        places, [layer.maximum if row.label else 0 for row in layer.rows], color=COLOURS["line"], height=0.45
+    )
     ax.barh(places, values, color=[_colour(row.colour) for row in layer.rows], height=0.45)
     for place, row in ((place, row) for place, row in zip(places, layer.rows, strict=True) if row.label):
         words = row.text or ("–" if math.isnan(row.value) else f"{row.value:.3f}")
@@ -134,5 +156,15 @@ def _bars(ax, layer) -> None:
     ax.spines[:].set_visible(False)
 
 
-DRAW = {"Image": _image, "LabelMap": _indexed, "HeatMap": _indexed, "Hatch": _hatch, "Grid": _grid, "Rects": _rects,
-        "Lines": _lines, "Dots": _dots, "Text": _text, "Bars": _bars}
+DRAW = {
+    "Image": _image,
+    "LabelMap": _indexed,
+    "HeatMap": _indexed,
+    "Hatch": _hatch,
+    "Grid": _grid,
+    "Rects": _rects,
+    "Lines": _lines,
+    "Dots": _dots,
+    "Text": _text,
+    "Bars": _bars,
+}
