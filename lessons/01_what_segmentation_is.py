@@ -384,7 +384,7 @@ assert averaged != added
 # weakness:
 #
 # - the **short-sighted** one misses every boat of fewer than 60 pixels (it says water);
-# - the **careless** one is perfect on nine images of ten, and paints the tenth all sky.
+# - the **careless** one is perfect on nine images of ten, and paints the tenth all boat.
 #
 # **Predict:** for each of the two, which number is higher, the average over images or the one from
 # the added counts?
@@ -395,7 +395,7 @@ def short_sighted(number, mask):
     return mask.masked_fill(boats, CLASSES.index("water")) if boats.sum() < 60 else mask
 
 def careless(number, mask):
-    return torch.zeros_like(mask) if number % 10 == 0 else mask
+    return torch.full_like(mask, CLASSES.index("boat")) if number % 10 == 0 else mask
 
 # %%
 results = {}
@@ -412,9 +412,9 @@ assert results[careless][0] > results[careless][1] + 0.01
 
 # %% [markdown]
 # The order can go either way. Averaging over images, five pixels of a far boat weigh as much as
-# another image's five hundred, so the short-sighted one is punished hard. And one ruined image is a
-# tenth of the average, however many pixels it has of each class, so the careless one gets off
-# lightly.
+# another image's five hundred, so the short-sighted one is punished hard. The careless one gets off
+# lightly: a ruined image costs the average one image's worth. Added up, all those pixels that were
+# wrongly called boat count against *boat*, a small class, and sink its IoU.
 #
 # The benchmarks (PASCAL VOC, Cityscapes) add first and divide once. A paper or a library that
 # averages over images, or over batches, reports a number that cannot be compared with theirs.

@@ -92,7 +92,7 @@ def test_the_rule_can_fail(module, source):
 
 
 @pytest.mark.parametrize(("module", "source"), [
-    ("data.toytown", "from segviz.draw import PALETTE\nfrom segviz.data import sprites\nfrom . import paint"),
+    ("data.toytown", "from segviz.draw import PALETTE\nfrom segviz.data.toytown import sprites\nfrom . import paint"),
     ("models.fcn", "from ..layers import bilinear_kernel"),
     ("exercises.engine", "from segviz.exercises import progress\nimport torch"),
     ("cli", "from segviz import __version__, course"),

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from segviz.data import Toytown, toytown
-from segviz.data.paint import SUPER, Canvas
-from segviz.data.plan import plan
-from segviz.data.scenery import draw
-from segviz.data.toytown import CLASSES, VOID, pair, scene
+from segviz.data import Toytown
+from segviz.data.toytown import CLASSES, VOID, pair, scene, world
+from segviz.data.toytown.paint import SUPER, Canvas
+from segviz.data.toytown.plan import plan
+from segviz.data.toytown.scenery import draw
 
 SKY, BUILDING, TREE, GRASS, ROAD, MARKING, WATER, POLE, CAR, BOAT = range(10)
 
@@ -134,8 +134,8 @@ def test_the_later_stroke_hides_the_earlier_in_picture_and_ids_alike():
     far, near = canvas.new_id(CAR, 20.0), canvas.new_id(BOAT, 10.0)
     canvas.rectangle(0, 0, 60, 60, (200, 0, 0), far)
     canvas.rectangle(30, 30, 90, 90, (0, 0, 200), near)
-    mask, seen = toytown._vote(canvas, canvas.samples())
-    instances, objects = toytown._objects(canvas, mask, seen)
+    mask, seen = world._vote(canvas, canvas.samples())
+    instances, objects = world._objects(canvas, mask, seen)
     assert [o.name for o in objects] == ["boat", "car"]
     assert instances[15, 15] == 1 and instances[5, 5] == 2
     assert objects[1].visible == 20 * 20 - 10 * 10 and objects[0].box == (10, 10, 30, 30)
@@ -150,12 +150,12 @@ def test_a_third_of_a_pixel_is_enough_for_a_thin_thing_and_not_for_others():
     canvas.rectangle(60, 0, 61, 96, (9, 9, 9), house)                 # column 20
     canvas.rectangle(75, 0, 76, 96, (9, 9, 9), house)
     canvas.rectangle(76, 0, 77, 96, (9, 9, 9), pole)  # column 25: a third each of three classes
-    mask, _ = toytown._vote(canvas, canvas.samples())
+    mask, _ = world._vote(canvas, canvas.samples())
     assert (mask[:, 10] == POLE).all() and (mask[:, 20] == VOID).all() and (mask[:, 25] == POLE).all()
     canvas.rectangle(60, 0, 61, 20, (9, 9, 9), canvas.new_id(POLE, 1.0))
     canvas.rectangle(61, 0, 62, 20, (9, 9, 9), house)  # now a third pole, a third house, a third sky
     canvas.rectangle(60, 40, 63, 96, (9, 9, 9), house)
-    mask, _ = toytown._vote(canvas, canvas.samples())
+    mask, _ = world._vote(canvas, canvas.samples())
     assert (mask[:6, 20] == POLE).all() and (mask[7:13, 20] == VOID).all() and (mask[14:,
                                                                                      20] == BUILDING).all()
 

@@ -6,7 +6,7 @@ Every face has its own light: the side towards the sun is bright and warm, the o
 
 from typing import NamedTuple
 
-from segviz.data.paint import BUILDING, mix, tone
+from segviz.data.toytown.paint import BUILDING, mix, tone
 
 WALLS = [(236, 224, 200), (224, 192, 152), (214, 158, 126), (232, 208, 168), (188, 196, 186), (206, 172, 164),
          (176, 188, 198), (238, 232, 220), (200, 128, 104), (222, 184, 112)]

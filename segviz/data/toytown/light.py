@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from segviz.data.paint import FLAT, SKY, SUPER, WATER
+from segviz.data.toytown.paint import FLAT, SKY, SUPER, WATER
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from segviz.data.paint import CLASSES, MARKING, POLE, VOID
-from segviz.data.plan import plan
-from segviz.data.scenery import draw
-from segviz.data.twins import checked_label, class_of, draw_pair
+from segviz.data.toytown.paint import CLASSES, MARKING, POLE, VOID
+from segviz.data.toytown.plan import plan
+from segviz.data.toytown.scenery import draw
+from segviz.data.toytown.twins import checked_label, class_of, draw_pair
 from segviz.draw import PALETTE, VOID_COLOUR
-
-__all__ = ["CLASSES", "VOID", "Object", "Scene", "Toytown", "contact_sheet", "pair", "scene"]
 
 SMALLEST = 32
 THIN_VOTES, CLEAR_VOTES = 3, 7      # of 9 samples: what a thin class needs, and what any other

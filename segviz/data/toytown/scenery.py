@@ -6,11 +6,11 @@ Painting spends no chance; it only turns the plan's parts of the picture and met
 
 import math
 
-from segviz.data.buildings import House, paint_house
-from segviz.data.light import illuminate
-from segviz.data.paint import CAR, GRASS, MARKING, POLE, ROAD, SUPER, TREE, WATER, Canvas, tone
-from segviz.data.plan import ROAD_HALF, Pole, Thing, hill_top, road_middle, shore
-from segviz.data.sprites import sprite
+from segviz.data.toytown.buildings import House, paint_house
+from segviz.data.toytown.light import illuminate
+from segviz.data.toytown.paint import CAR, GRASS, MARKING, POLE, ROAD, SUPER, TREE, WATER, Canvas, tone
+from segviz.data.toytown.plan import ROAD_HALF, Pole, Thing, hill_top, road_middle, shore
+from segviz.data.toytown.sprites import sprite
 
 # heights in metres: toys, a little large
 RISE = {"round tree": 7.5, "tall tree": 11.0, "pine": 9.5, "bush": 1.8,

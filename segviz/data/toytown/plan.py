@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segviz.data.buildings import House
-from segviz.data.light import MOODS, Sky
-from segviz.data.paint import BOAT, CAR, GRASS, ROAD, TREE, WATER
+from segviz.data.toytown.buildings import House
+from segviz.data.toytown.light import MOODS, Sky
+from segviz.data.toytown.paint import BOAT, CAR, GRASS, ROAD, TREE, WATER
 
 ROAD_HALF = 3.6         # metres, half of the road
 

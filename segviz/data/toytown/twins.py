@@ -8,9 +8,9 @@ pictures of one index that differ in class differ inside the beacon's box and no
 import numpy as np
 from PIL import Image
 
-from segviz.data.light import ground_noise
-from segviz.data.paint import BOAT, CAR, CLASSES, GRASS, POLE, SUPER, Canvas, tone
-from segviz.data.plan import Dice
+from segviz.data.toytown.light import ground_noise
+from segviz.data.toytown.paint import BOAT, CAR, CLASSES, GRASS, POLE, SUPER, Canvas, tone
+from segviz.data.toytown.plan import Dice
 
 PAINTS = [(190, 92, 74), (214, 172, 96), (92, 132, 140), (222, 212, 192), (104, 120, 150), (150, 160, 124)]
 MISTS = [(206, 212, 208), (214, 206, 200), (198, 206, 216), (212, 210, 194)]
