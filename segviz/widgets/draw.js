@@ -71,16 +71,19 @@ function pixelOf(colour) {
   return pixelCache.get(colour);
 }
 
+const opaque = (rgb, at) => 0xff000000 | rgb[at + 2] << 16 | rgb[at + 1] << 8 | rgb[at];
+
 // The layer's own pixels as canvas pixels, row by row.
 function coloursOf(layer, buffers, paper) {
-  const data = buffers[layer.data.buffer], [rows, cols, channels] = layer.data.shape, out = new Uint32Array(rows * cols);
+  const data = buffers[layer.data.buffer], [rows, cols, channels] = layer.data.shape;
+  const out = new Uint32Array(rows * cols);
   if (channels === 3) {
-    for (let i = 0, o = 0; o < out.length; i += 3, o++) out[o] = 0xff000000 | data[i + 2] << 16 | data[i + 1] << 8 | data[i];
+    for (let o = 0; o < out.length; o++) out[o] = opaque(data, 3 * o);
     return out;
   }
   const table = new Uint32Array(256), palette = layer.palette ? buffers[layer.palette.buffer] : [];
   table[VOID] = 0xff1a1a1a;
-  for (let i = 0; 3 * i < palette.length; i++) table[i] = 0xff000000 | palette[3 * i + 2] << 16 | palette[3 * i + 1] << 8 | palette[3 * i];
+  for (let i = 0; 3 * i < palette.length; i++) table[i] = opaque(palette, 3 * i);
   if (layer.kind === "Hatch") table[1] = pixelOf(paper);
   for (let i = 0; i < out.length; i++) out[i] = table[data[i]];
   return out;
@@ -88,7 +91,8 @@ function coloursOf(layer, buffers, paper) {
 
 // The layer at `w` x `h` device pixels, each the nearest of its own; those with the label `striped` get stripes.
 function raster(layer, buffers, w, h, scale, theme) {
-  const data = buffers[layer.data.buffer], [rows, cols] = layer.data.shape, small = coloursOf(layer, buffers, theme.paper);
+  const data = buffers[layer.data.buffer], [rows, cols] = layer.data.shape;
+  const small = coloursOf(layer, buffers, theme.paper);
   const striped = layer.kind === "Hatch" ? 1 : layer.kind === "LabelMap" ? VOID : -1;
   const stripe = pixelOf(layer.kind === "Hatch" ? theme[layer.colour] || layer.colour : "#6b6b6b");
   const period = Math.round(6 * scale), thick = Math.round(2.4 * scale);
@@ -107,13 +111,16 @@ function raster(layer, buffers, w, h, scale, theme) {
 let scratch = null;
 function drawPicture(ctx, layer, buffers, to, theme) {
   const [rows, cols] = layer.data.shape, box = layer.box || [0, 0, cols, rows], scale = ctx.getTransform().a;
-  const [x, y, right, bottom] = [...to(box[0], box[1]), ...to(box[2], box[3])].map((at) => Math.round(at * scale));
-  const shrunk = layer.kind === "Image" && right - x < cols;      // more pixels than the screen has: leave it to the canvas
+  const corners = [...to(box[0], box[1]), ...to(box[2], box[3])];
+  const [x, y, right, bottom] = corners.map((at) => Math.round(at * scale));
+  const shrunk = layer.kind === "Image" && right - x < cols;      // more pixels than the screen: left to the canvas
   const [w, h] = shrunk ? [cols, rows] : [right - x, bottom - y];
   if (w < 1 || h < 1) return;
   scratch ??= document.createElement("canvas");
-  if (scratch.width < w || scratch.height < h) Object.assign(scratch, { width: Math.max(w, scratch.width), height: Math.max(h, scratch.height) });
-  scratch.getContext("2d", { willReadFrequently: true }).putImageData(raster(layer, buffers, w, h, scale, theme), 0, 0);
+  if (scratch.width < w) scratch.width = w;
+  if (scratch.height < h) scratch.height = h;
+  const pixels = raster(layer, buffers, w, h, scale, theme);
+  scratch.getContext("2d", { willReadFrequently: true }).putImageData(pixels, 0, 0);
   ctx.globalAlpha = layer.opacity;
   ctx.drawImage(scratch, 0, 0, w, h, x / scale, y / scale, (right - x) / scale, (bottom - y) / scale);
 }
@@ -163,7 +170,9 @@ const DRAW = {
   },
   Lines(ctx, layer, buffers, to, theme) {
     strokeTwice(ctx, theme[layer.colour] || layer.colour, layer.width, theme, () => {
-      for (const points of layer.paths) points.forEach(([x, y], i) => (i ? ctx.lineTo(...to(x, y)) : ctx.moveTo(...to(x, y))));
+      for (const points of layer.paths) {
+        points.forEach(([x, y], i) => (i ? ctx.lineTo(...to(x, y)) : ctx.moveTo(...to(x, y))));
+      }
     });
   },
   Dots(ctx, layer, buffers, to, theme) {
@@ -184,31 +193,35 @@ const DRAW = {
     }
   },
   Bars(ctx, layer, buffers, to, theme, box) {
-    const digits = (row) => (row.value === null ? row.text || "–" : row.text || row.value.toFixed(3));
-    const widest = (words) => { ctx.font = `${FONT.strong} ${theme.family}`; return Math.max(...words.map((w) => ctx.measureText(w).width)); };
-    const label = widest(layer.rows.map((row) => row.label)) + 10, number = widest(layer.rows.map(digits)) + 10;
+    ctx.font = `${FONT.strong} ${theme.family}`;
+    const widest = (part) => Math.max(...layer.rows.map((row) => ctx.measureText(row[part]).width));
+    const label = widest("label") + 10, number = widest("text") + 10;
     const room = box.w - label - number;
     layer.rows.forEach((row, i) => {
       if (!row.label) return;                                        // an empty row parts two groups
       const y = box.y + (i + 0.5) * BAR_ROW;
-      Object.assign(ctx, { font: `${row.strong ? FONT.strong : FONT.bar} ${theme.family}`, textBaseline: "middle", fillStyle: theme.ink });
+      ctx.font = `${row.strong ? FONT.strong : FONT.bar} ${theme.family}`;
+      Object.assign(ctx, { textBaseline: "middle", fillStyle: theme.ink });
       ctx.textAlign = "left"; ctx.fillText(row.label, box.x, y);
-      ctx.textAlign = "right"; ctx.fillText(digits(row), box.x + box.w, y);
+      ctx.textAlign = "right"; ctx.fillText(row.text, box.x + box.w, y);
       ctx.fillStyle = theme.line; ctx.fillRect(box.x + label, y - 5, room, 10);
       if (row.value === null) return;
       ctx.fillStyle = theme[row.colour] || row.colour;
       ctx.fillRect(box.x + label, y - 5, room * Math.min(1, Math.max(0, row.value / layer.maximum)), 10);
-      Object.assign(ctx, { strokeStyle: theme.muted, lineWidth: 0.75, globalAlpha: 0.6 });   // pale classes keep an edge
+      Object.assign(ctx, { strokeStyle: theme.muted, lineWidth: 0.75, globalAlpha: 0.6 });   // an edge for pale ones
       ctx.strokeRect(box.x + label, y - 5, room, 10);
       ctx.globalAlpha = 1;
-      if (row.reference !== null) { ctx.fillStyle = theme.ink; ctx.fillRect(box.x + label + room * row.reference / layer.maximum - 1, y - 8, 2, 16); }
+      if (row.reference === null) return;
+      ctx.fillStyle = theme.ink;
+      ctx.fillRect(box.x + label + room * row.reference / layer.maximum - 1, y - 8, 2, 16);
     });
   },
 };
 
 function drawLegend(ctx, layer, buffers, box, theme) {
   const lut = buffers[layer.palette.buffer], y = box.y + box.h + 8, wide = Math.min(90, box.w / 3);
-  Object.assign(ctx, { font: `${FONT.caption} ${theme.family}`, textBaseline: "middle", textAlign: "left", fillStyle: theme.muted });
+  ctx.font = `${FONT.caption} ${theme.family}`;
+  Object.assign(ctx, { textBaseline: "middle", textAlign: "left", fillStyle: theme.muted });
   const low = String(layer.low), high = String(layer.high);
   ctx.fillText(low, box.x, y + 5);
   const start = box.x + ctx.measureText(low).width + 6;
@@ -234,14 +247,19 @@ function drawState(canvas, state, buffers, width, theme, reserve) {
   state.panels.forEach((panel, i) => {
     const box = boxes[i], [rows, cols] = panel.size;
     const to = (x, y) => [box.x + x * box.w / cols, box.y + y * box.h / rows];
-    Object.assign(ctx, { font: `${FONT.title} ${theme.family}`, textAlign: "left", textBaseline: "top", fillStyle: theme.ink });
+    ctx.font = `${FONT.title} ${theme.family}`;
+    Object.assign(ctx, { textAlign: "left", textBaseline: "top", fillStyle: theme.ink });
     box.title.forEach((line, n) => ctx.fillText(line, box.x, box.top + 18 * n));
     Object.assign(ctx, { font: `${FONT.caption} ${theme.family}`, fillStyle: theme.muted });
     const start = box.y + box.h + (legendOf(panel) ? 26 : 8);
     box.caption.forEach((line, n) => ctx.fillText(line, box.x, start + 17 * n));
     for (const layer of panel.layers) {
       ctx.save();
-      if (layer.kind !== "Bars") { ctx.beginPath(); ctx.rect(box.x - 2, box.y - 2, box.w + 4, box.h + 4); ctx.clip(); }
+      if (layer.kind !== "Bars") {
+        ctx.beginPath();
+        ctx.rect(box.x - 2, box.y - 2, box.w + 4, box.h + 4);
+        ctx.clip();
+      }
       DRAW[layer.kind](ctx, layer, buffers, to, theme, box);
       ctx.restore();
     }

@@ -1,4 +1,4 @@
-// The explorer: controls, and what happens when they move. Last of the three files, which engine.py joins into one module.
+// The explorer: controls, and what happens when they move. Last of the three files, which engine.py joins into one.
 // Contract with Python: `_controls` (kinds, sizes), `places` (whole numbers, one a control, two a Point), `_first`,
 // `_prepared`; a message {ask: key, id} is answered by {key, id, state} with its arrays, or by {key, id, fault}.
 
@@ -19,6 +19,9 @@ function shown(control, place) {
   return `${sign}${String(value).replace("-", "−")}${control.unit ? " " + control.unit : ""}`;
 }
 
+// The value beside a name: for the eye, as readers of the screen hear it from the input.
+const valueBeside = () => make("span", { class: "sv-value", "aria-hidden": "true" });
+
 function rangeInput(minimum, maximum, step, label) {
   return make("input", { type: "range", min: minimum, max: maximum, step, "aria-label": label, ...KEYS });
 }
@@ -27,9 +30,9 @@ function rangeInput(minimum, maximum, step, label) {
 const BUILD = {
   Slider(control) {
     const top = valueAt(control, control.sizes[0] - 1);
-    const input = rangeInput(control.minimum, top, control.step, control.label), output = make("span", { class: "sv-value", "aria-hidden": "true" });
-    return { inputs: [input], element: make("label", { class: "sv-control" },
-                                           make("span", { class: "sv-name" }, make("span", {}, control.label), output), input),
+    const input = rangeInput(control.minimum, top, control.step, control.label), output = valueBeside();
+    const name = make("span", { class: "sv-name" }, make("span", {}, control.label), output);
+    return { inputs: [input], element: make("label", { class: "sv-control" }, name, input),
              read: () => [Math.round((Number(input.value) - control.minimum) / control.step)],
              show: ([place]) => {
                input.value = valueAt(control, place);
@@ -38,21 +41,25 @@ const BUILD = {
              } };
   },
   Choice(control) {
-    const select = make("select", { "aria-label": control.label, ...KEYS }, ...control.options.map((option) => make("option", {}, option)));
-    return { inputs: [select], element: make("label", { class: "sv-control" }, make("span", { class: "sv-name" }, control.label), select),
+    const options = control.options.map((option) => make("option", {}, option));
+    const select = make("select", { "aria-label": control.label, ...KEYS }, ...options);
+    const name = make("span", { class: "sv-name" }, control.label);
+    return { inputs: [select], element: make("label", { class: "sv-control" }, name, select),
              read: () => [select.selectedIndex], show: ([place]) => { select.selectedIndex = place; } };
   },
   Toggle(control) {
     const input = make("input", { type: "checkbox", ...KEYS });
-    return { inputs: [input], element: make("label", { class: "sv-control sv-toggle" }, input, make("span", {}, control.label)),
+    const name = make("span", {}, control.label);
+    return { inputs: [input], element: make("label", { class: "sv-control sv-toggle" }, input, name),
              read: () => [Number(input.checked)], show: ([place]) => { input.checked = Boolean(place); } };
   },
   Point(control) {
-    const inputs = ["row", "column"].map((way, i) => rangeInput(0, control.sizes[i] - 1, 1, `${control.label}: ${way}`));
-    const output = make("span", { class: "sv-value", "aria-hidden": "true" });
-    return { inputs, element: make("div", { class: "sv-control", role: "group", "aria-label": control.label },
-                                  make("span", { class: "sv-name" }, make("span", {}, control.label), output),
-                                  ...inputs.map((input, i) => make("label", { class: "sv-way" }, make("span", {}, ["row", "column"][i]), input))),
+    const ways = ["row", "column"], output = valueBeside();
+    const inputs = ways.map((way, i) => rangeInput(0, control.sizes[i] - 1, 1, `${control.label}: ${way}`));
+    const lines = inputs.map((input, i) => make("label", { class: "sv-way" }, make("span", {}, ways[i]), input));
+    const name = make("span", { class: "sv-name" }, make("span", {}, control.label), output);
+    const marks = { class: "sv-control", role: "group", "aria-label": control.label };
+    return { inputs, element: make("div", marks, name, ...lines),
              read: () => inputs.map((input) => Number(input.value)),
              show: (places) => {
                inputs.forEach((input, i) => { input.value = places[i]; });
@@ -63,8 +70,9 @@ const BUILD = {
 
 // The focusable area over a panel by which a Point is moved.
 function pointArea(control, get, move) {
+  const label = `${control.label}: arrow keys move it, with Shift five at a time`;
   const area = make("div", { class: "sv-point", tabindex: 0, role: "application", "aria-roledescription": "point",
-                             "aria-label": `${control.label}: arrow keys move it, with Shift five at a time`, ...KEYS });
+                             "aria-label": label, ...KEYS });
   const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   area.addEventListener("keydown", (event) => {
     const arrow = ARROWS[event.key];
@@ -76,7 +84,8 @@ function pointArea(control, get, move) {
   });
   const follow = (event) => {
     const box = area.getBoundingClientRect(), [rows, cols] = area.units;
-    move([Math.floor((event.clientY - box.top) / box.height * rows), Math.floor((event.clientX - box.left) / box.width * cols)]);
+    const down = (event.clientY - box.top) / box.height, along = (event.clientX - box.left) / box.width;
+    move([Math.floor(down * rows), Math.floor(along * cols)]);
   };
   area.addEventListener("pointerdown", (event) => { area.setPointerCapture(event.pointerId); follow(event); });
   area.addEventListener("pointermove", (event) => { if (control.hover || event.buttons) follow(event); });
@@ -88,7 +97,7 @@ function render({ model, el }) {
   const offsets = [];
   controls.reduce((at, control) => { offsets.push(at); return at + control.sizes.length; }, 0);
   const sizes = controls.flatMap((control) => control.sizes);
-  const start = controls.flatMap((control, n) => model.get("_start").slice(offsets[n], offsets[n] + control.sizes.length));
+  const start = model.get("_start");
   let places = [...model.get("places")], moved = -1, direction = 1, drawn = null, entry = null, frame = 0;
   const key = () => places.join(",");
 
@@ -118,7 +127,6 @@ function render({ model, el }) {
       if (area.place !== place) area.style.cssText = area.place = place;
     });
     canvas.setAttribute("aria-label", entry.state.readout);
-    if (readout.textContent !== entry.state.readout) readout.textContent = entry.state.readout;
     Object.assign(root.dataset, { key: drawn, drawn: Number(root.dataset.drawn || 0) + 1 });
   }
   // At once, so that the next frame has it; but never twice for one frame.
@@ -146,7 +154,10 @@ function render({ model, el }) {
     if (next.state.panels.length) entry = next;
     stage.classList.toggle("sv-stale", Boolean(next.state.problem) && !next.state.panels.length);
     say(next.state.problem, next.state.problem_at);
-    controls.forEach((control, n) => built[n].inputs.forEach((input) => { input.disabled = next.state.disabled.includes(control.name); }));
+    if (readout.textContent !== next.state.readout) readout.textContent = next.state.readout;
+    controls.forEach((control, n) => {
+      for (const input of built[n].inputs) input.disabled = next.state.disabled.includes(control.name);
+    });
     redraw();
   }
 
@@ -156,7 +167,8 @@ function render({ model, el }) {
   let busyTimer = 0;
   function markBusy(on) {
     clearTimeout(busyTimer);
-    if (on) busyTimer = setTimeout(() => { root.dataset.busy = "true"; root.setAttribute("aria-busy", "true"); }, BUSY_AFTER);
+    const mark = () => { root.dataset.busy = "true"; root.setAttribute("aria-busy", "true"); };
+    if (on) busyTimer = setTimeout(mark, BUSY_AFTER);
     else { delete root.dataset.busy; root.removeAttribute("aria-busy"); }
   }
   const asking = new Asking((content) => model.send(content), shelf, {
@@ -170,7 +182,8 @@ function render({ model, el }) {
     fault(name, text) { if (name === key()) { markBusy(false); say(text); } },
     silent() {
       markBusy(false);
-      say("The kernel does not answer. It is busy with another cell, or it has stopped: then restart it and run this cell again.");
+      say("The kernel does not answer. It is busy with another cell, or it has stopped: then restart it and run "
+          + "this cell again.");
     },
   });
   function nearby() {
@@ -239,7 +252,9 @@ function render({ model, el }) {
   reset.addEventListener("click", () => { places = [...start]; moved = -1; refresh(); save(); });
 
   // --- the world outside
-  const onMessage = (content, buffers) => { if (content && content.key !== undefined) asking.answer(content, buffers || []); };
+  const onMessage = (content, buffers) => {
+    if (content && content.key !== undefined) asking.answer(content, buffers || []);
+  };
   const onPlaces = () => {
     const next = model.get("places");
     if (next.join() !== key()) { places = [...next]; moved = -1; refresh(); }
@@ -254,7 +269,8 @@ function render({ model, el }) {
   });
   resized.observe(stage);
   const themed = new MutationObserver(rethemed);
-  themed.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
+  const themeMarks = ["data-jp-theme-light", "data-jp-theme-name", "class"];
+  themed.observe(document.body, { attributes: true, attributeFilter: themeMarks });
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", rethemed);
 

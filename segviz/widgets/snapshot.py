@@ -145,8 +145,7 @@ def _bars(ax, layer) -> None:
     )
     ax.barh(places, values, color=[_colour(row.colour) for row in layer.rows], height=0.45)
     for place, row in ((place, row) for place, row in zip(places, layer.rows, strict=True) if row.label):
-        words = row.text or ("–" if math.isnan(row.value) else f"{row.value:.3f}")
-        ax.text(layer.maximum * 1.03, place, words, va="center", fontsize=8, color=COLOURS["ink"])
+        ax.text(layer.maximum * 1.03, place, row.text, va="center", fontsize=8, color=COLOURS["ink"])
         if row.reference is not None:
             ax.plot([row.reference] * 2, [place - 0.36, place + 0.36], color=COLOURS["ink"], linewidth=1.5)
     ax.set_box_aspect(1)

@@ -17,14 +17,16 @@ class Shelf {
     const wanted = key.split(",").map(Number);
     let best = null, least = Infinity;
     for (const other of [...this.fixed.keys(), ...this.recent.keys()]) {
-      const far = other.split(",").reduce((sum, at, i) => sum + Math.abs(at - wanted[i]) * (i === moved ? 1e6 : 1), 0);
+      const weight = (i) => (i === moved ? 1e6 : 1);
+      const far = other.split(",").reduce((sum, at, i) => sum + Math.abs(at - wanted[i]) * weight(i), 0);
       if (far < least) [best, least] = [other, far];
     }
     return best;
   }
 }
 
-const bytesOf = (view) => (view instanceof Uint8Array ? view : new Uint8Array(view.buffer || view, view.byteOffset || 0, view.byteLength));
+const bytesOf = (view) => (view instanceof Uint8Array ? view
+  : new Uint8Array(view.buffer || view, view.byteOffset || 0, view.byteLength));
 
 // Prepared states come as one compressed block: the length of a JSON head, the head, then every array once.
 async function unpack(block, shelf) {
@@ -41,7 +43,8 @@ async function unpack(block, shelf) {
 // while nothing real is wanted, so that the kernel never has more than one small job before a real one.
 class Asking {
   constructor(send, shelf, { arrived, fault, silent, slow }) {
-    Object.assign(this, { send, shelf, arrived, fault, silent, slow, number: 0, flying: null, waiting: null, ahead: null });
+    Object.assign(this, { send, shelf, arrived, fault, silent, slow });
+    Object.assign(this, { number: 0, flying: null, waiting: null, ahead: null });
   }
   get busy() { return this.flying !== null; }
   want(key) {
@@ -67,7 +70,8 @@ class Asking {
     const mine = this.flying && this.flying.id === id;
     if (mine) { clearTimeout(this.timer); this.flying = null; }
     if (fault) this.fault(key, fault); else this.arrived(key, false);
-    if (mine && this.waiting) this.shelf.has(this.waiting) ? this.arrived(this.waiting, false) : this.fly(this.waiting);
+    if (!mine || !this.waiting) return;
+    if (this.shelf.has(this.waiting)) this.arrived(this.waiting, false); else this.fly(this.waiting);
   }
   // `nearby` lists keys, the likeliest first.
   fetchAhead(nearby) {
