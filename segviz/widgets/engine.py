@@ -7,7 +7,7 @@
     Explorer(compute, [Slider("stride", "Stride", 1, 8)], title="Sampling")
 
 The browser draws, and keeps the states that it has seen; only for others does it ask the kernel, one at
-a time, and in a quiet moment for those next to it. Where the states are few they travel with the widget, and it
+a time, and when all is quiet for those next to it. Where they are few they travel with the widget, and it
 needs no kernel; `export_html` makes a page of it that needs nothing at all. A `compute` that raises is shown
 in words.
 """

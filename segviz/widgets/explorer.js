@@ -177,7 +177,7 @@ function render({ model, el }) {
       const current = name === key();
       if (current && (!ahead || drawn !== name)) { asking.forget(); markBusy(false); show(name); }
       else if (!ahead && !slow && asking.waiting) show(name);        // on the way: keeps a drag alive
-      if (current || ahead) asking.fetchAhead(nearby());
+      if (current || ahead) asking.fetchAhead(nearby(), ahead);
     },
     fault(name, text) { if (name === key()) { markBusy(false); say(text); } },
     silent() {

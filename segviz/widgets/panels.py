@@ -176,7 +176,7 @@ class Bar:
     reference: float | None = None
     strong: bool = False
 
-    def __post_init__(self):         # here, so that the same digits stand in the picture, on paper and in a readout
+    def __post_init__(self):  # here, so that picture, paper and readout have the same digits
         if self.label and not self.text:
             self.text = "–" if np.isnan(self.value) else f"{self.value:.3f}"
 

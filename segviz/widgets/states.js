@@ -1,6 +1,6 @@
 // States: those the browser has, and asking the kernel for others. Second of the three files (see engine.py).
 
-const KEPT = 600, SILENCE = 5000, PAUSE = 40;
+const KEPT = 600, SILENCE = 5000, QUIET = 120, NEXT = 15;
 
 // The states seen last, oldest forgotten first; those that came with the widget (`fixed`) stay.
 class Shelf {
@@ -73,8 +73,8 @@ class Asking {
     if (!mine || !this.waiting) return;
     if (this.shelf.has(this.waiting)) this.arrived(this.waiting, false); else this.fly(this.waiting);
   }
-  // `nearby` lists keys, the likeliest first.
-  fetchAhead(nearby) {
+  // `nearby` lists keys, the likeliest first. Begins once nothing has moved for a while; then one follows the other.
+  fetchAhead(nearby, going = false) {
     clearTimeout(this.pause);
     if (this.slow) return;
     this.pause = setTimeout(() => {
@@ -82,6 +82,6 @@ class Asking {
       if (!next || this.flying || this.ahead !== null) return;
       this.ahead = ++this.number;
       try { this.send({ ask: next, id: this.ahead }); } catch { this.ahead = null; }
-    }, PAUSE);
+    }, going ? NEXT : QUIET);
   }
 }
