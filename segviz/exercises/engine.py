@@ -83,6 +83,11 @@ class Exercise:
         self._observe = observe or (lambda output, *case: output)
         self._hints_shown = 0
 
+    @property
+    def task(self) -> str:
+        """The title as a sentence."""
+        return self.title if self.title.endswith("?") else f"{self.title}."
+
     def cases(self) -> list[tuple]:
         """The argument tuples, made anew: an answer may change what it is given."""
         return self._cases()
@@ -122,13 +127,13 @@ class Exercise:
         return "\n".join(text.splitlines()[node.lineno - 1:]) + "\n"
 
     def __repr__(self) -> str:
-        return f"Exercise {self.lesson}.{self.name}: {self.title}. Use .check(answer), .hint(), .solution()"
+        return f"Exercise {self.lesson}.{self.name}: {self.task} Use .check(answer), .hint(), .solution()"
 
     # -- how it is judged
 
     def _judge(self, answer) -> Result:
         if answer is None or answer is ... or (callable(answer) and is_stub(answer)):
-            return Result(NOT_ATTEMPTED, f"{self.title}. Write your answer in the cell above, run it, then this one.")
+            return Result(NOT_ATTEMPTED, f"{self.task} Write your answer in the cell above, run it, then this one.")
         if not callable(answer):
             return Result(WRONG, f"The check wants the function itself, but got {_describe(answer)}. Write "
                                  f"exercises.{self.name}.check({self.name}), without calling it.")
@@ -137,7 +142,7 @@ class Exercise:
             try:
                 output = _run(answer, case)
             except NotImplementedError:
-                return Result(NOT_ATTEMPTED, f"{self.title}. Your function still raises NotImplementedError.")
+                return Result(NOT_ATTEMPTED, f"{self.task} Your function still raises NotImplementedError.")
             except KeyboardInterrupt:
                 raise
             except BaseException as error:                 # SystemExit too: it must not end the kernel
