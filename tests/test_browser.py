@@ -149,7 +149,7 @@ def test_the_kernel_learns_the_values(shown):
     slider(explorer(shown, SCORES), "Shift down").focus()
     shown.keyboard.press("ArrowLeft")
     settled(shown, SCORES)
-    shown.wait_for_timeout(600)                     # places are saved after a pause
+    shown.wait_for_timeout(1500)                    # places are saved after a pause
     assert re.search(r"'down': -1\b", run_cell(shown, LAST))
 
 

@@ -2,7 +2,7 @@
 // Contract with Python: `_controls` (kinds, sizes), `places` (whole numbers, one a control, two a Point), `_first`,
 // `_prepared`; a message {ask: key, id} is answered by {key, id, state} with its arrays, or by {key, id, fault}.
 
-const BUSY_AFTER = 150, SAVE_AFTER = 250;
+const BUSY_AFTER = 150, SAVE_AFTER = 600;
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
