@@ -126,15 +126,17 @@ MEASURE = """async ({events, gap}) => {
     const roots = [...document.querySelectorAll('section.sv')];
     const found = {floor: [], explorers: roots.map(() => ({kernel: [], browser: []}))};
     const walked = roots.map(() => []);
-    for (let n = 1; n <= events; n++) {
-        found.floor.push(await askFloor(n));
-        await pause(gap);
-        for (const [i, root] of roots.entries()) {
+    let asked = 0;
+    for (const [i, root] of roots.entries()) {           // one explorer after the other, as a learner uses them
+        for (let n = 1; n <= events; n++) {
+            found.floor.push(await askFloor(++asked));
+            await pause(gap);
             const slider = root.querySelectorAll('input[type=range]')[random(SLIDERS[i])];
             walked[i].push([slider, slider.value]);
             found.explorers[i].kernel.push(await move(root, slider, far(slider)));
             await pause(gap);
         }
+        await pause(2000);                               // until what it fetches ahead has come
     }
     for (let n = 1; n < events; n++)                     // back the same way: all of these have been seen
         for (const [i, root] of roots.entries()) {

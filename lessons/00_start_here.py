@@ -9,6 +9,7 @@
 
 # %%
 from segviz import course
+
 course.banner("00")
 
 # %% [markdown]
@@ -21,6 +22,7 @@ course.banner("00")
 
 # %%
 from segviz import doctor
+
 doctor.check()
 
 # %% [markdown]
@@ -41,7 +43,7 @@ titles = ("what you see", "what is there")
 figure, (left, right, key) = draw.panels(3, size=3.6, titles=titles)
 draw.image(left, scene.image)
 draw.labels(right, scene.mask)
-draw.legend(key, toytown.CLASSES);
+draw.legend(key, toytown.CLASSES)
 
 # %% [markdown]
 # The right picture is a **label map**: one whole number for each pixel, the number of its class.
@@ -114,7 +116,7 @@ figure, axes = draw.panels(6, size=1.9)
 for ax, wanted in zip(axes, (1, 16, 64, 200, 500), strict=False):
     step, label_map = min(history.pictures, key=lambda picture: abs(picture[0] - wanted))
     draw.labels(ax, label_map, f"step {step}")
-draw.labels(axes[5], val[7][1], "truth");
+draw.labels(axes[5], val[7][1], "truth")
 
 # %% [markdown]
 # First bands: sky above, ground below. Then the road, houses, water, a tree. Small and thin things

@@ -6,6 +6,7 @@
 
 # %%
 from segviz import course
+
 course.banner("01")
 
 # %% [markdown]
@@ -36,7 +37,7 @@ history = fit(network, train, val, steps=300, batch_size=8, lr=2e-3,
 # %%
 scene = toytown.scene(25, size=192)
 figure, (ax,) = draw.panels(1, size=4)
-draw.image(ax, scene.image);
+draw.image(ax, scene.image)
 
 # %% [markdown]
 # **Classification:** *what is in the picture?* The answer is a list of names. It has no places.
@@ -81,7 +82,7 @@ axes[0].text(4, 8, "\n".join(present), color="white", va="top", fontsize=8, bbox
 draw.boxes(axes[1], [main])
 draw.boxes(axes[2], things, names=False)
 draw.labels(axes[3], scene.mask)
-draw.instances(axes[4], scene.image, scene.instances);
+draw.instances(axes[4], scene.image, scene.instances)
 
 # %% [markdown]
 # Countable **things** (cars, houses) and shapeless **stuff** (sky, water) are an old distinction.
@@ -128,7 +129,7 @@ titles = ("every other pixel", "mixed, like a photograph", "where they differ")
 figure, axes = draw.panels(3, size=2.8, titles=titles)
 draw.labels(axes[0], nearest)
 draw.labels(axes[1], mixed)
-draw.heat(axes[2], wrong.float());
+draw.heat(axes[2], wrong.float())
 
 # %%
 invented = wrong & (mixed == CLASSES.index("water")) & (nearest != CLASSES.index("water"))
@@ -149,7 +150,7 @@ truth = torch.tensor([[0, 0, 0, 2], [1, 1, 0, 2], [1, 1, 1, 255]])
 guess = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 2], [1, 1, 1, 1]])
 figure, axes = draw.panels(2, size=2, titles=("truth", "guess"))
 draw.labels(axes[0], truth, palette=draw.PALETTE[[0, 1, 7]])
-draw.labels(axes[1], guess, palette=draw.PALETTE[[0, 1, 7]]);
+draw.labels(axes[1], guess, palette=draw.PALETTE[[0, 1, 7]])
 
 # %% [markdown]
 # **Predict**, with your finger on the screen: how many pixels are truly house, and called sky?
@@ -209,6 +210,7 @@ for c, name in enumerate(("sky", "house", "pole")):
 # %%
 from segviz.exercises import lesson_01 as exercises
 
+
 # %%
 def class_iou(counts):
     """counts (C, C), rows: truth, columns: prediction -> IoU of each class (C,);
@@ -227,7 +229,7 @@ exercises.class_iou.check(class_iou)
 # %%
 scores = history.val[-1][1]
 figure, (ax,) = draw.panels(1, size=4.5)
-draw.confusion(ax, scores.counts, CLASSES);
+draw.confusion(ax, scores.counts, CLASSES)
 
 # %%
 def show(counts):
@@ -295,7 +297,7 @@ figure, axes = draw.panels(4, size=2, titles=("truth", "moved by 3", "both", "bo
 draw.heat(axes[0], disc.float())
 draw.heat(axes[1], moved.float())
 draw.heat(axes[2], (disc.float() + moved) / 2)
-draw.heat(axes[3], (band(disc, 2).float() + band(moved, 2)) / 2);
+draw.heat(axes[3], (band(disc, 2).float() + band(moved, 2)) / 2)
 
 # %% [markdown]
 # **Predict** both scores before you run: IoU of the discs, and of their bands.
@@ -430,7 +432,7 @@ averaged, added = both(per_image)
 ax.axvline(averaged, color="#332288", label="mean over images")
 ax.axvline(added, color="#CC6677", linestyle="--", label="counts added first")
 ax.set(xlabel="mean IoU of one image", ylabel="images")
-ax.legend(frameon=False);
+ax.legend(frameon=False)
 
 # %% [markdown]
 # **Exercise 4.** Write the score of a data set.

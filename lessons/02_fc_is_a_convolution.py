@@ -7,6 +7,7 @@
 
 # %%
 from segviz import course
+
 course.banner("02")
 
 # %% [markdown]
@@ -98,7 +99,7 @@ scores.pixel_accuracy                      # here one "pixel" is one crop
 # %%
 assert scores.pixel_accuracy > 0.65        # guessing would give 0.25
 figure, (ax,) = draw.panels(1, size=2.8)
-draw.confusion(ax, scores.counts, NAMES);
+draw.confusion(ax, scores.counts, NAMES)
 
 # %% [markdown]
 # It is good at its job. But show it a whole scene:
@@ -152,6 +153,7 @@ for n, ax in enumerate(axes):
 
 # %%
 from segviz.exercises import lesson_02 as exercises
+
 
 # %%
 def fold_matrix(matrix, channels, k):
@@ -285,6 +287,7 @@ difference
 # %%
 from torch.utils.flop_counter import FlopCounterMode
 
+
 def multiply_adds(run):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run()
@@ -298,6 +301,7 @@ print(f"{windows / 1e6:.0f} million against {at_once / 1e6:.0f} million: "
 
 # %%
 from time import perf_counter
+
 
 def seconds(run, repeats=5):
     with torch.no_grad():

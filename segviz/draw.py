@@ -10,25 +10,31 @@ VOID = 255
 
 # Paul Tol's "muted" scheme (Technical note SRON/EPS/TN/09-002, 3.2): ten colours that stay apart under the common
 # colour deficiencies. The order is that of `segviz.data.toytown.CLASSES`; void is near-black.
-PALETTE = np.array([
-    [0x88, 0xCC, 0xEE],   # 0 sky
-    [0xDD, 0xCC, 0x77],   # 1 building
-    [0x11, 0x77, 0x33],   # 2 tree
-    [0x99, 0x99, 0x33],   # 3 grass
-    [0xDD, 0xDD, 0xDD],   # 4 road
-    [0xAA, 0x44, 0x99],   # 5 marking
-    [0x44, 0xAA, 0x99],   # 6 water
-    [0x33, 0x22, 0x88],   # 7 pole
-    [0xCC, 0x66, 0x77],   # 8 car
-    [0x88, 0x22, 0x55],   # 9 boat
-], dtype=np.uint8)
+PALETTE = np.array(
+    [
+        [0x88, 0xCC, 0xEE],  # 0 sky
+        [0xDD, 0xCC, 0x77],  # 1 building
+        [0x11, 0x77, 0x33],  # 2 tree
+        [0x99, 0x99, 0x33],  # 3 grass
+        [0xDD, 0xDD, 0xDD],  # 4 road
+        [0xAA, 0x44, 0x99],  # 5 marking
+        [0x44, 0xAA, 0x99],  # 6 water
+        [0x33, 0x22, 0x88],  # 7 pole
+        [0xCC, 0x66, 0x77],  # 8 car
+        [0x88, 0x22, 0x55],  # 9 boat
+    ],
+    dtype=np.uint8,
+)
 VOID_COLOUR = np.array([0x1A, 0x1A, 0x1A], dtype=np.uint8)
 
 
 def panels(columns: int, rows: int = 1, size: float = 2.5, titles=()):
     """A figure of `rows` x `columns` panels, `size` inches each, in the course's style: (figure, list of axes, row by row)."""
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25) * rows), layout="constrained", squeeze=False)
+
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size * columns, (size + 0.25) * rows), layout="constrained", squeeze=False
+    )
     axes = list(axes.flat)
     for ax, title in zip(axes, titles, strict=False):
         ax.set_title(title, fontsize=10)
@@ -51,7 +57,7 @@ def colourise(labels, palette: np.ndarray = PALETTE) -> np.ndarray:
     """The colours (H, W, 3) uint8 of a label map; void is near-black. Raises ValueError for a label without a colour."""
     array = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
     table = np.full((256, 3), VOID_COLOUR, dtype=np.uint8)
-    table[:len(palette)] = palette
+    table[: len(palette)] = palette
     wrong = np.setdiff1d(array, [*range(len(palette)), VOID])
     if wrong.size:
         raise ValueError(f"label {wrong[0]} has no colour: the palette holds 0..{len(palette) - 1}, and void is {VOID}")
@@ -82,23 +88,32 @@ def heat(ax, values, title: str | None = None, vmin: float = 0.0, vmax: float = 
 def boxes(ax, objects, names: bool = True, colour: str = "white"):
     """Draws a box, and a name, for each object with `.box` (x0, y0, x1, y1) and `.name`; returns the rectangles."""
     from matplotlib.patches import Rectangle
+
     rectangles = []
     for thing in objects:
         x0, y0, x1, y1 = thing.box
-        for edge, width in (("black", 2.6), (colour, 1.3)):              # dark under light: seen on any picture
+        for edge, width in (("black", 2.6), (colour, 1.3)):  # dark under light: seen on any picture
             box = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=edge, linewidth=width)
             rectangles.append(ax.add_patch(box))
         if names:
-            ax.text(x0, max(y0 - 2, 10), thing.name, color="white", fontsize=8, va="bottom",
-                    bbox={"facecolor": "black", "alpha": 0.7, "pad": 1, "edgecolor": "none"})
+            ax.text(
+                x0,
+                max(y0 - 2, 10),
+                thing.name,
+                color="white",
+                fontsize=8,
+                va="bottom",
+                bbox={"facecolor": "black", "alpha": 0.7, "pad": 1, "edgecolor": "none"},
+            )
     return rectangles
 
 
 def instances(ax, picture, instance_map, title: str | None = None, alpha: float = 0.75):
     """Shows an instance map (H, W), 0 where there is none, over its image: each instance in a colour of its own."""
     numbers = np.asarray(instance_map)
-    turns = np.arange(1, numbers.max() + 1) * 0.618034 % 1               # golden ratio: neighbours get far hues
+    turns = np.arange(1, numbers.max() + 1) * 0.618034 % 1  # golden ratio: neighbours get far hues
     from matplotlib import colormaps
+
     colours = np.vstack([[0, 0, 0], colormaps["turbo"](turns)[:, :3] * 255])
     mixed = alpha * colours[numbers] + (1 - alpha) * rgb(picture)
     grey = 0.5 * rgb(picture).mean(2, keepdims=True) + 110
@@ -108,7 +123,11 @@ def instances(ax, picture, instance_map, title: str | None = None, alpha: float 
 def legend(ax, classes, palette: np.ndarray = PALETTE, void: bool = True):
     """A legend of colours and class names, and nothing else, on an axis of its own."""
     from matplotlib.patches import Patch
-    entries = [Patch(facecolor=palette[i] / 255, edgecolor="#555555", linewidth=0.5, label=name) for i, name in enumerate(classes)]
+
+    entries = [
+        Patch(facecolor=palette[i] / 255, edgecolor="#555555", linewidth=0.5, label=name)
+        for i, name in enumerate(classes)
+    ]
     if void:
         entries.append(Patch(facecolor=VOID_COLOUR / 255, label="void"))
     ax.axis("off")
@@ -122,8 +141,15 @@ def confusion(ax, counts, classes, title: str | None = None):
     artist = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
         if share >= 0.005:
-            ax.text(column, row, f"{share:.2f}".removeprefix("0"), ha="center", va="center", fontsize=7,
-                    color="white" if share > 0.55 else "black")
+            ax.text(
+                column,
+                row,
+                f"{share:.2f}".removeprefix("0"),
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if share > 0.55 else "black",
+            )
     ax.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
     ax.set_yticks(range(len(classes)), classes, fontsize=8)
     ax.set_xlabel("predicted", fontsize=9)
@@ -141,7 +167,7 @@ def curve(ax, values, title: str = "loss", steps: int | None = None):
     ax.plot(np.arange(1, len(values) + 1), values, color="#88CCEE", linewidth=0.8)
     window = max(1, len(values) // 20)
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-    artist, = ax.plot(np.arange(window, len(values) + 1), smooth, color="#332288", linewidth=1.6)
+    (artist,) = ax.plot(np.arange(window, len(values) + 1), smooth, color="#332288", linewidth=1.6)
     ax.set_xlim(0, steps or len(values))
     ax.set_ylim(bottom=0)
     ax.set_title(title, fontsize=10)

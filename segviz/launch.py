@@ -33,6 +33,7 @@ else:
 
 HOST = "127.0.0.1"
 PORT = 8888
+SETTINGS = Path(__file__).parent / "jupyter"     # defaults for JupyterLab: notebooks keep their explorers when saved
 Say = Callable[[str], None]
 
 
@@ -139,6 +140,8 @@ def _root() -> bool:
 def _server(folder: Path, lesson: Lesson, port: int) -> ServerApp:
     """JupyterLab, ready to start. This wins over the learner's own Jupyter settings; the rest is theirs."""
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")      # this environment's kernel before the user's
+    paths = [str(SETTINGS), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(paths)
     options = {
         "ServerApp.ip": HOST,
         "ServerApp.port": port,

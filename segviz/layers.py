@@ -16,11 +16,19 @@ def linear_to_conv(linear: nn.Linear, kernel_size: int | tuple[int, int] = 1) ->
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     channels, rest = divmod(linear.in_features, height * width)
     if rest:
-        raise ValueError(f"a layer with {linear.in_features} inputs cannot have read a map of {height} x {width}: "
-                         f"{linear.in_features} does not divide by {height * width}")
+        raise ValueError(
+            f"a layer with {linear.in_features} inputs cannot have read a map of {height} x {width}: "
+            f"{linear.in_features} does not divide by {height * width}"
+        )
     weight = linear.weight
-    conv = nn.Conv2d(channels, linear.out_features, (height, width), bias=linear.bias is not None,
-                     device=weight.device, dtype=weight.dtype)
+    conv = nn.Conv2d(
+        channels,
+        linear.out_features,
+        (height, width),
+        bias=linear.bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
     with torch.no_grad():
         conv.weight.copy_(weight.view(conv.weight.shape))
         if linear.bias is not None:
@@ -32,7 +40,7 @@ def bilinear_kernel(kernel_size: int) -> Tensor:
     """The kernel (kernel_size, kernel_size) with which a transposed convolution of stride `(kernel_size + 1) // 2`
     upsamples bilinearly: a pyramid, highest at its middle. The weight filler of Long, Shelhamer, Darrell 2015, section 3.3."""
     stride = (kernel_size + 1) // 2
-    distance = (torch.arange(kernel_size) - (kernel_size - 1) / 2).abs()      # from the middle, in output pixels
+    distance = (torch.arange(kernel_size) - (kernel_size - 1) / 2).abs()  # from the middle, in output pixels
     ramp = 1 - distance / stride
     return ramp[:, None] * ramp[None, :]
 

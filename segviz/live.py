@@ -20,7 +20,7 @@ from segviz import draw
 class Live:
     """Shows the progress of `steps` steps. `due(step)` says when it is time to `update`; at the end, `close`."""
 
-    SECONDS = 1.0                                       # between two pictures: each costs the training about 0.1 s
+    SECONDS = 1.0  # between two pictures: each costs the training about 0.1 s
 
     def __init__(self, steps: int, title: str, watch: Tensor | None = None, show: bool | None = None):
         self.steps, self.title, self.watch = steps, title, watch
@@ -30,6 +30,7 @@ class Live:
             return
         if in_notebook():
             from IPython.display import HTML, display
+
             self._html = HTML
             self.display = display(HTML(self._bar(0, "starting")), display_id=True)
         else:
@@ -65,12 +66,15 @@ class Live:
             self.display.update(self._html(self._bar(len(history.loss), words) + self._picture(history)))
 
     def _bar(self, step: int, words: str) -> str:
-        return (f'<div style="display:flex;gap:.8em;align-items:center;max-width:760px"><b>{html.escape(self.title)}</b>'
-                f'<progress value="{step}" max="{self.steps}" style="flex:1" aria-label="{html.escape(self.title)}"></progress>'
-                f'<span style="font-variant-numeric:tabular-nums">{html.escape(words)}</span></div>')
+        return (
+            f'<div style="display:flex;gap:.8em;align-items:center;max-width:760px"><b>{html.escape(self.title)}</b>'
+            f'<progress value="{step}" max="{self.steps}" style="flex:1" aria-label="{html.escape(self.title)}"></progress>'
+            f'<span style="font-variant-numeric:tabular-nums">{html.escape(words)}</span></div>'
+        )
 
     def _picture(self, history) -> str:
         from matplotlib.figure import Figure
+
         columns = 1 if self.watch is None else 3
         figure = Figure(figsize=(2.6 * columns + 1.4, 2.4), layout="constrained", dpi=100)
         axes = np.atleast_1d(figure.subplots(1, columns, width_ratios=[1.5, 1, 1][:columns]))

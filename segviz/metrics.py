@@ -53,8 +53,9 @@ def dice(counts: Tensor) -> Tensor:
     return 2 * hits / (counts.sum(0) + counts.sum(1))
 
 
-def boundary_iou(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255,
-                 width: int | None = None) -> Tensor:
+def boundary_iou(
+    prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255, width: int | None = None
+) -> Tensor:
     """IoU of each class within a band along its own contour, float64 (C,); NaN for a class that occurs nowhere.
 
     Cheng et al. 2021, "Boundary IoU", section 4: of each mask only the pixels within `width` pixels of its contour
@@ -66,8 +67,9 @@ def boundary_iou(prediction: Tensor, target: Tensor, num_classes: int, ignore_in
     return boundary_score(boundary_counts(prediction, target, num_classes, ignore_index, width))
 
 
-def boundary_counts(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255,
-                    width: int | None = None) -> Tensor:
+def boundary_counts(
+    prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255, width: int | None = None
+) -> Tensor:
     """Intersection and union of each class's contour bands, int64 (C, 2), to be summed over a data set and handed to
     `boundary_score`. Arguments as in `boundary_iou`."""
     prediction, target = _checked(prediction, target, num_classes, ignore_index)
@@ -89,10 +91,11 @@ def boundary_score(counts: Tensor) -> Tensor:
 
 def _contour_bands(labels: Tensor, num_classes: int, width: int) -> Tensor:
     """bool (B, C, H, W): the pixels of each class's mask that lie within `width` of what is not the class."""
-    labels = labels.reshape(-1, *labels.shape[-2:])
-    masks = F.one_hot(labels, num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2)   # (B, C, H, W)
-    outside = F.pad(1.0 - masks, [width] * 4, value=1.0)                                # beyond the image: not the class
-    return masks.bool() & F.max_pool2d(outside, 2 * width + 1, stride=1).bool()
+    labels = labels.reshape(-1, 1, *labels.shape[-2:])  # (B, 1, H, W)
+    padded = F.pad(labels.float(), [width] * 4, value=-1.0)  # beyond the image: no class
+    highest, lowest = (sign * F.max_pool2d(sign * padded, 2 * width + 1, stride=1) for sign in (1, -1))
+    masks = labels == torch.arange(num_classes, device=labels.device)[:, None, None]  # (B, C, H, W)
+    return masks & (highest != lowest)  # near labels that are not all alike
 
 
 def _checked(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -102,13 +105,17 @@ def _checked(prediction: Tensor, target: Tensor, num_classes: int, ignore_index:
     if prediction.is_floating_point() or target.is_floating_point():
         raise ValueError(f"labels are whole numbers, but got {prediction.dtype} and {target.dtype}: use .long()")
     if prediction.shape != target.shape:
-        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape: "
-                         "one label for each pixel of the target is needed")
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape: "
+            "one label for each pixel of the target is needed"
+        )
     prediction, target = prediction.long(), target.long()
     wrong = target[(target != ignore_index) & ((target < 0) | (target >= num_classes))]
     if wrong.numel():
-        raise ValueError(f"the target holds label {wrong[0].item()}, expected 0..{num_classes - 1} or "
-                         f"{ignore_index} (void): is num_classes={num_classes} right?")
+        raise ValueError(
+            f"the target holds label {wrong[0].item()}, expected 0..{num_classes - 1} or "
+            f"{ignore_index} (void): is num_classes={num_classes} right?"
+        )
     wrong = prediction[(target != ignore_index) & ((prediction < 0) | (prediction >= num_classes))]
     if wrong.numel():
         raise ValueError(f"the prediction holds label {wrong[0].item()}, expected 0..{num_classes - 1}")

@@ -19,8 +19,8 @@ from segviz.live import Live
 class Scores:
     """Counts over a whole data set, and the scores that follow from them. Adding two adds their counts."""
 
-    counts: Tensor                                    # (C, C), rows: target
-    boundary: Tensor | None = None                    # (C, 2), see metrics.boundary_counts
+    counts: Tensor  # (C, C), rows: target
+    boundary: Tensor | None = None  # (C, 2), see metrics.boundary_counts
     classes: tuple[str, ...] | None = None
 
     @property
@@ -57,8 +57,8 @@ class Scores:
 class History:
     """What happened in a training run."""
 
-    loss: list[float] = field(default_factory=list)                   # one a step
-    val: list[tuple[int, Scores]] = field(default_factory=list)       # (step, scores)
+    loss: list[float] = field(default_factory=list)  # one a step
+    val: list[tuple[int, Scores]] = field(default_factory=list)  # (step, scores)
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)  # (step, label map predicted for `watch`)
     seconds: float = 0.0
     interrupted: bool = False
@@ -70,9 +70,22 @@ class History:
         return f"History: {len(self.loss)} steps in {self.seconds:.0f} s{loss}{score}{end}"
 
 
-def fit(model: nn.Module, train, val=None, *, steps: int = 300, batch_size: int = 16, lr: float = 1e-3, weight_decay: float = 1e-4,
-        ignore_index: int = 255, seed: int = 0, device: str | torch.device | None = None, watch: Tensor | None = None,
-        show: bool | None = None, title: str = "training") -> History:
+def fit(
+    model: nn.Module,
+    train,
+    val=None,
+    *,
+    steps: int = 300,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    weight_decay: float = 1e-4,
+    ignore_index: int = 255,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    watch: Tensor | None = None,
+    show: bool | None = None,
+    title: str = "training",
+) -> History:
     """Trains `model` in place with AdamW and a poly schedule (power 0.9), showing how it goes; returns its history.
 
     train, val: datasets of (image (C, H, W) float, label), all images of one size; label int64 (H, W), or () for a classifier,
@@ -107,23 +120,34 @@ def fit(model: nn.Module, train, val=None, *, steps: int = 300, batch_size: int 
             schedule.step()
             history.loss.append(loss.item())
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower lr (now {lr}), and look for images with "
-                                         "NaN or batches that are void everywhere")
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} at step {step}: lower lr (now {lr}), and look for images with "
+                    "NaN or batches that are void everywhere"
+                )
             if live.due(step) or step == steps:
                 live.update(history, predict(model, watch) if watch is not None else None)
     except KeyboardInterrupt:
         history.interrupted = True
     history.seconds = time.perf_counter() - start
     if val is not None and not history.interrupted:
-        history.val.append((len(history.loss), evaluate(model, val, batch_size=batch_size, ignore_index=ignore_index, device=device)))
+        history.val.append(
+            (len(history.loss), evaluate(model, val, batch_size=batch_size, ignore_index=ignore_index, device=device))
+        )
     live.close(history)
     model.eval()
     return history
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data, *, batch_size: int = 32, ignore_index: int = 255, device: str | torch.device | None = None,
-             classes: tuple[str, ...] | None = None) -> Scores:
+def evaluate(
+    model: nn.Module,
+    data,
+    *,
+    batch_size: int = 32,
+    ignore_index: int = 255,
+    device: str | torch.device | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Scores:
     """Scores over a whole data set, from one confusion matrix. `data` as in `fit`; the mode of `model` is left as it was."""
     if len(data) == 0:
         raise ValueError("the data set is empty: there is nothing to score")
@@ -157,7 +181,9 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda' was asked for, but torch sees no CUDA GPU: leave device out, or run `segviz doctor`")
+        raise ValueError(
+            "device='cuda' was asked for, but torch sees no CUDA GPU: leave device out, or run `segviz doctor`"
+        )
     return device
 
 
@@ -172,7 +198,7 @@ def shuffled_batches(data, batch_size: int, seed: int):
     while True:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
         for first in range(0, len(data) - size + 1, size):
-            yield _collate(data, order[first:first + size])
+            yield _collate(data, order[first : first + size])
         epoch += 1
 
 

@@ -46,9 +46,11 @@ class Result:
         sign, colour = SIGNS[self.outcome]
         notice = f"<br><small>{html.escape(self.notice)}</small>" if self.notice else ""
         message = html.escape(self.message).replace("\n", "<br>")
-        return (f'<div class="segviz-result" role="status" data-outcome="{self.outcome}" style="border-left:4px solid {colour};'
-                f'padding:.4em .8em;margin:.3em 0"><b>{sign} {self.outcome.capitalize()}</b> '
-                f'<span>{message}</span>{notice}</div>')
+        return (
+            f'<div class="segviz-result" role="status" data-outcome="{self.outcome}" style="border-left:4px solid {colour};'
+            f'padding:.4em .8em;margin:.3em 0"><b>{sign} {self.outcome.capitalize()}</b> '
+            f"<span>{message}</span>{notice}</div>"
+        )
 
 
 @dataclass
@@ -75,8 +77,17 @@ class Exercise:
     `observe(output, *case)`; by default the output itself. praise: what passing shows.
     """
 
-    def __init__(self, reference: Callable, title: str, hints: tuple[str, ...], cases: Callable[[], list[tuple]],
-                 mistakes: dict[str, Callable], observe: Callable | None = None, praise: str = "", tolerance: float = 1e-5):
+    def __init__(
+        self,
+        reference: Callable,
+        title: str,
+        hints: tuple[str, ...],
+        cases: Callable[[], list[tuple]],
+        mistakes: dict[str, Callable],
+        observe: Callable | None = None,
+        praise: str = "",
+        tolerance: float = 1e-5,
+    ):
         self.reference, self.title, self.hints = reference, title, hints
         self.name, self.lesson = reference.__name__, reference.__module__.rpartition("_")[2]
         self._cases, self.mistakes, self.praise, self.tolerance = cases, mistakes, praise, tolerance
@@ -99,8 +110,10 @@ class Exercise:
         try:
             result = self._judge(answer)
         except KeyboardInterrupt:
-            result = Result(RAISED, "You interrupted the check. Does a loop never end? Nothing is lost: mend it and check again.")
-        except BaseException as error:                     # the promise above holds for our own mistakes too
+            result = Result(
+                RAISED, "You interrupted the check. Does a loop never end? Nothing is lost: mend it and check again."
+            )
+        except BaseException as error:  # the promise above holds for our own mistakes too
             result = Result(RAISED, f"The check itself failed, which is not your fault: {_words(error)}")
         result.title = self.title
         try:
@@ -124,7 +137,7 @@ class Exercise:
         """The reference as a learner would write it: its source without the decorator."""
         text = textwrap.dedent(inspect.getsource(self.reference))
         node = ast.parse(text).body[0]
-        return "\n".join(text.splitlines()[node.lineno - 1:]) + "\n"
+        return "\n".join(text.splitlines()[node.lineno - 1 :]) + "\n"
 
     def __repr__(self) -> str:
         return f"Exercise {self.lesson}.{self.name}: {self.task} Use .check(answer), .hint(), .solution()"
@@ -135,8 +148,11 @@ class Exercise:
         if answer is None or answer is ... or (callable(answer) and is_stub(answer)):
             return Result(NOT_ATTEMPTED, f"{self.task} Write your answer in the cell above, run it, then this one.")
         if not callable(answer):
-            return Result(WRONG, f"The check wants the function itself, but got {_describe(answer)}. Write "
-                                 f"exercises.{self.name}.check({self.name}), without calling it.")
+            return Result(
+                WRONG,
+                f"The check wants the function itself, but got {_describe(answer)}. Write "
+                f"exercises.{self.name}.check({self.name}), without calling it.",
+            )
         cases = self.cases()
         for case in cases:
             try:
@@ -145,7 +161,7 @@ class Exercise:
                 return Result(NOT_ATTEMPTED, f"{self.task} Your function still raises NotImplementedError.")
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:                 # SystemExit too: it must not end the kernel
+            except BaseException as error:  # SystemExit too: it must not end the kernel
                 return Result(RAISED, f"With {_arguments(case)} your code raised {_words(error)}")
             try:
                 self._compare(output, case)
@@ -162,8 +178,10 @@ class Exercise:
         except (KeyboardInterrupt, Mismatch):
             raise
         except Exception as error:
-            raise Mismatch(f"With {_arguments(case)} your function returned {_describe(output)}, and using it raised "
-                           f"{_words(error)}") from None
+            raise Mismatch(
+                f"With {_arguments(case)} your function returned {_describe(output)}, and using it raised "
+                f"{_words(error)}"
+            ) from None
         compare(seen, expected, self.tolerance, f"With {_arguments(case)}")
 
     def _observed(self, output, case: tuple):
@@ -205,8 +223,10 @@ def compare(output, expected, tolerance: float, where: str) -> None:
     if wanted.ndim == 0:
         raise Mismatch(f"{where} the answer is {_short(wanted)}, but yours is {_short(numbers)}.")
     first = tuple(int(i) for i in np.argwhere(~equal)[0])
-    raise Mismatch(f"{where} {(~equal).sum()} of {equal.size} numbers differ. At {first} the answer is "
-                   f"{_short(wanted[first])}, but yours is {_short(numbers[first])}.")
+    raise Mismatch(
+        f"{where} {(~equal).sum()} of {equal.size} numbers differ. At {first} the answer is "
+        f"{_short(wanted[first])}, but yours is {_short(numbers[first])}."
+    )
 
 
 def is_stub(function) -> bool:
@@ -250,8 +270,17 @@ def _describe(value) -> str:
 
 
 def _arguments(case: tuple) -> str:
-    return "(" + ", ".join(_describe(x) if isinstance(x, torch.Tensor | np.ndarray | torch.nn.Module) and not
-                           (isinstance(x, torch.Tensor) and x.numel() <= 12) else _plain(x) for x in case) + ")"
+    return (
+        "("
+        + ", ".join(
+            _describe(x)
+            if isinstance(x, torch.Tensor | np.ndarray | torch.nn.Module)
+            and not (isinstance(x, torch.Tensor) and x.numel() <= 12)
+            else _plain(x)
+            for x in case
+        )
+        + ")"
+    )
 
 
 def _plain(value) -> str:
@@ -264,8 +293,11 @@ def _short(value) -> str:
 
 
 def _words(error: BaseException) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__
-             and "site-packages" not in frame.filename]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "site-packages" not in frame.filename
+    ]
     place = f" (line {lines[-1]} of your cell)" if lines else ""
     message = str(error) or "no message"
     return f"{type(error).__name__}: {message if len(message) <= 300 else message[:297] + '...'}{place}"

@@ -24,7 +24,7 @@ def _ratio(top, bottom, empty=NAN):
 
 def _sums(counts):
     counts = counts.double()
-    return counts.diagonal(), counts.sum(0), counts.sum(1)            # right, predicted, true
+    return counts.diagonal(), counts.sum(0), counts.sum(1)  # right, predicted, true
 
 
 def _iou(counts, empty=NAN):
@@ -40,27 +40,34 @@ def _loop_iou(counts):
 
 @exercise(
     "Write the IoU of every class from a confusion matrix",
-    hints=("For class c: what is right is counts[c, c]. All that is truly c is row c; all that was called c is column c.",
-           "Row plus column counts the right pixels twice. The union holds them once: row + column - right.",
-           "right = counts.diagonal(); right / (counts.sum(0) + counts.sum(1) - right). In torch 0 / 0 is NaN, just what an absent class wants."),
+    hints=(
+        "For class c: what is right is counts[c, c]. All that is truly c is row c; all that was called c is column c.",
+        "Row plus column counts the right pixels twice. The union holds them once: row + column - right.",
+        "right = counts.diagonal(); right / (counts.sum(0) + counts.sum(1) - right). In torch 0 / 0 is NaN, just what an absent class wants.",
+    ),
     cases=_counts,
     mistakes={
-        "You divided by row + column, so the right pixels are counted twice in the union. Take them off once.":
-            lambda counts: _ratio(_sums(counts)[0], _sums(counts)[1] + _sums(counts)[2]),
-        "That is Dice: the right pixels count double in it. IoU has them once above and once below.":
-            lambda counts: _ratio(2 * _sums(counts)[0], _sums(counts)[1] + _sums(counts)[2]),
-        "That is recall: you divided by what is truly c alone. Pixels wrongly *called* c must count against it too.":
-            lambda counts: _ratio(_sums(counts)[0], _sums(counts)[2]),
-        "That is precision: you divided by what was called c alone. Pixels of c that were *missed* must count against it too.":
-            lambda counts: _ratio(_sums(counts)[0], _sums(counts)[1]),
-        "A class that occurs neither in the truth nor in the prediction has no IoU. You gave it 0, as if it had been missed: use NaN.":
-            _loop_iou,
-        "A class that occurs neither in the truth nor in the prediction has no IoU. You gave it 1, a prize for an empty class: use NaN.":
-            lambda counts: _iou(counts, 1.0),
+        "You divided by row + column, so the right pixels are counted twice in the union. Take them off once.": lambda counts: (
+            _ratio(_sums(counts)[0], _sums(counts)[1] + _sums(counts)[2])
+        ),
+        "That is Dice: the right pixels count double in it. IoU has them once above and once below.": lambda counts: (
+            _ratio(2 * _sums(counts)[0], _sums(counts)[1] + _sums(counts)[2])
+        ),
+        "That is recall: you divided by what is truly c alone. Pixels wrongly *called* c must count against it too.": lambda counts: (
+            _ratio(_sums(counts)[0], _sums(counts)[2])
+        ),
+        "That is precision: you divided by what was called c alone. Pixels of c that were *missed* must count against it too.": lambda counts: (
+            _ratio(_sums(counts)[0], _sums(counts)[1])
+        ),
+        "A class that occurs neither in the truth nor in the prediction has no IoU. You gave it 0, as if it had been missed: use NaN.": _loop_iou,
+        "A class that occurs neither in the truth nor in the prediction has no IoU. You gave it 1, a prize for an empty class: use NaN.": lambda counts: (
+            _iou(counts, 1.0)
+        ),
         "That is one number, the mean. Here each class is asked for.": lambda counts: _iou(counts).nanmean(),
         "Those are the errors' share of the union, 1 - IoU.": lambda counts: 1 - _iou(counts),
     },
-    praise="Intersection over union, from counts alone. No image was needed.")
+    praise="Intersection over union, from counts alone. No image was needed.",
+)
 def class_iou(counts):
     """counts (C, C), rows: truth, columns: prediction -> IoU of each class (C,); NaN for a class that occurs in neither."""
     right = counts.diagonal().double()
@@ -70,33 +77,46 @@ def class_iou(counts):
 def _per_image_counts() -> list[tuple]:
     generator = torch.Generator().manual_seed(2)
     random = [torch.randint(0, 30, (3, 3), generator=generator) for _ in range(4)]
-    lopsided = [torch.tensor([[9000, 0], [10, 0]]), torch.tensor([[100, 20], [60, 800]]), torch.tensor([[50, 0], [0, 0]])]
+    lopsided = [
+        torch.tensor([[9000, 0], [10, 0]]),
+        torch.tensor([[100, 20], [60, 800]]),
+        torch.tensor([[50, 0], [0, 0]]),
+    ]
     return [(random,), (lopsided,), ([torch.tensor([[5, 2, 0], [1, 9, 0], [0, 0, 0]])] * 2,)]
 
 
 @exercise(
     "Score a whole data set",
-    hints=("Each image has its own confusion matrix. Which comes first, adding or dividing?",
-           "Add all the matrices: that is the matrix of one very large image. Then IoU, then the mean over the classes that occur.",
-           "`total = sum(matrices)`, your class_iou(total), then .nanmean()."),
+    hints=(
+        "Each image has its own confusion matrix. Which comes first, adding or dividing?",
+        "Add all the matrices: that is the matrix of one very large image. Then IoU, then the mean over the classes that occur.",
+        "`total = sum(matrices)`, your class_iou(total), then .nanmean().",
+    ),
     cases=_per_image_counts,
     mistakes={
         "You took the mean IoU of each image and averaged those. An image with two pixels of a pole then weighs as much as one with "
-        "thousands. Add the counts first, divide once.":
-            lambda matrices: torch.stack([_iou(m).nanmean() for m in matrices]).nanmean(),
-        "You averaged each class's IoU over the images, then over the classes. Still division before addition: add the counts first.":
-            lambda matrices: torch.stack([_iou(m) for m in matrices]).nanmean(0).nanmean(),
-        "That is pixel accuracy over the data set: the large classes drown the small. Every class should weigh the same.":
-            lambda matrices: sum(matrices).diagonal().sum() / sum(matrices).sum(),
-        "An absent class came in as 0 and pulled the mean down. Leave NaN out: nanmean.":
-            lambda matrices: torch.nan_to_num(_iou(sum(matrices)), 0.0).mean(),
-        "An absent class makes your whole mean NaN. Average over the classes that occur: nanmean.":
-            lambda matrices: _iou(sum(matrices)).mean(),
+        "thousands. Add the counts first, divide once.": lambda matrices: torch.stack(
+            [_iou(m).nanmean() for m in matrices]
+        ).nanmean(),
+        "You averaged each class's IoU over the images, then over the classes. Still division before addition: add the counts first.": lambda matrices: (
+            torch.stack([_iou(m) for m in matrices]).nanmean(0).nanmean()
+        ),
+        "That is pixel accuracy over the data set: the large classes drown the small. Every class should weigh the same.": lambda matrices: (
+            sum(matrices).diagonal().sum() / sum(matrices).sum()
+        ),
+        "An absent class came in as 0 and pulled the mean down. Leave NaN out: nanmean.": lambda matrices: (
+            torch.nan_to_num(_iou(sum(matrices)), 0.0).mean()
+        ),
+        "An absent class makes your whole mean NaN. Average over the classes that occur: nanmean.": lambda matrices: (
+            _iou(sum(matrices)).mean()
+        ),
         "That is the mean IoU of the last image alone.": lambda matrices: _iou(matrices[-1]).nanmean(),
-        "You weighted the classes by how often they occur: that is frequency-weighted IoU. In mean IoU each class has one vote.":
-            lambda matrices: (torch.nan_to_num(_iou(sum(matrices))) * sum(matrices).sum(1) / sum(matrices).sum()).sum(),
+        "You weighted the classes by how often they occur: that is frequency-weighted IoU. In mean IoU each class has one vote.": lambda matrices: (
+            (torch.nan_to_num(_iou(sum(matrices))) * sum(matrices).sum(1) / sum(matrices).sum()).sum()
+        ),
     },
-    praise="Add first, divide once: the order in which the benchmarks do it.")
+    praise="Add first, divide once: the order in which the benchmarks do it.",
+)
 def dataset_mean_iou(matrices):
     """matrices: one confusion matrix (C, C) for each image -> the mean IoU of the data set, one number."""
     total = sum(matrices)
@@ -107,26 +127,39 @@ def dataset_mean_iou(matrices):
 
 def _tables() -> list[tuple]:
     generator = torch.Generator().manual_seed(4)
-    return [(torch.randint(0, 90, (4, 4), generator=generator),), (torch.tensor([[50, 900], [10, 40]]),),
-            (torch.tensor([[5, 0, 0], [70, 1, 2], [3, 4, 9]]),)]
+    return [
+        (torch.randint(0, 90, (4, 4), generator=generator),),
+        (torch.tensor([[50, 900], [10, 40]]),),
+        (torch.tensor([[5, 0, 0], [70, 1, 2], [3, 4, 9]]),),
+    ]
 
 
 @exercise(
     "How accurate is a network that has not looked?",
-    hints=("A network that paints everything in one class is right wherever that class is the truth.",
-           "How many pixels truly are of class c? The sum of row c. Which c should a lazy network choose?",
-           "counts.sum(1).max() / counts.sum()"),
+    hints=(
+        "A network that paints everything in one class is right wherever that class is the truth.",
+        "How many pixels truly are of class c? The sum of row c. Which c should a lazy network choose?",
+        "counts.sum(1).max() / counts.sum()",
+    ),
     cases=_tables,
     mistakes={
-        "That is the network's own accuracy, from the diagonal. The blind one never looked: only the truth's shares matter.":
-            lambda counts: counts.diagonal().sum() / counts.sum(),
-        "You summed columns: what was *predicted*. The truth is in the rows.": lambda counts: counts.sum(0).max() / counts.sum(),
-        "That is 1 / C, a guess among equally frequent classes. These are not equally frequent.": lambda counts: 1 / len(counts),
+        "That is the network's own accuracy, from the diagonal. The blind one never looked: only the truth's shares matter.": lambda counts: (
+            counts.diagonal().sum() / counts.sum()
+        ),
+        "You summed columns: what was *predicted*. The truth is in the rows.": lambda counts: (
+            counts.sum(0).max() / counts.sum()
+        ),
+        "That is 1 / C, a guess among equally frequent classes. These are not equally frequent.": lambda counts: (
+            1 / len(counts)
+        ),
         "That is a number of pixels. Divide by all of them.": lambda counts: counts.sum(1).max(),
-        "You chose the rarest class. A lazy network chooses the most frequent.": lambda counts: counts.sum(1).min() / counts.sum(),
+        "You chose the rarest class. A lazy network chooses the most frequent.": lambda counts: (
+            counts.sum(1).min() / counts.sum()
+        ),
         "That is *which* class it would paint. How often would it be right?": lambda counts: counts.sum(1).argmax(),
     },
-    praise="Put this number beside every pixel accuracy you read.")
+    praise="Put this number beside every pixel accuracy you read.",
+)
 def blind_accuracy(counts):
     """counts (C, C), rows: truth -> the best pixel accuracy of a prediction that is one class everywhere."""
     return counts.sum(1).max() / counts.sum()
@@ -153,26 +186,34 @@ def _grown(mask, width):
 
 @exercise(
     "Cut out the band along a contour",
-    hints=("A pixel of the mask is in the band if, within `width` rows and columns of it, there is a pixel that is *not* in the mask.",
-           "The largest value in a neighbourhood is a max pooling: of `~mask`, kernel 2 * width + 1, stride 1.",
-           "Beyond the image nothing is in the mask: pad `~mask` with 1 (F.pad(..., value=1.0)) before pooling, then keep what is in the mask."),
+    hints=(
+        "A pixel of the mask is in the band if, within `width` rows and columns of it, there is a pixel that is *not* in the mask.",
+        "The largest value in a neighbourhood is a max pooling: of `~mask`, kernel 2 * width + 1, stride 1.",
+        "Beyond the image nothing is in the mask: pad `~mask` with 1 (F.pad(..., value=1.0)) before pooling, then keep what is in the mask.",
+    ),
     cases=_shapes,
     mistakes={
-        "Your band misses the edge of the image. Beyond it nothing is in the mask, so the edge is contour too: pad with 1.":
-            lambda mask, width: _band(mask, width, 0.0),
-        "Your band lies *outside* the mask. Boundary IoU keeps the pixels of the mask itself.":
-            lambda mask, width: _grown(mask, width) & ~mask,
-        "Your band lies on both sides of the contour. Keep only its inner half: pixels of the mask.":
-            lambda mask, width: _grown(mask, width) & ~(mask & ~_band(mask, width)),
-        "That is the inside without the band: what is left after erosion. The band is the rest of the mask.":
-            lambda mask, width: mask & ~_band(mask, width),
+        "Your band misses the edge of the image. Beyond it nothing is in the mask, so the edge is contour too: pad with 1.": lambda mask, width: (
+            _band(mask, width, 0.0)
+        ),
+        "Your band lies *outside* the mask. Boundary IoU keeps the pixels of the mask itself.": lambda mask, width: (
+            _grown(mask, width) & ~mask
+        ),
+        "Your band lies on both sides of the contour. Keep only its inner half: pixels of the mask.": lambda mask, width: (
+            _grown(mask, width) & ~(mask & ~_band(mask, width))
+        ),
+        "That is the inside without the band: what is left after erosion. The band is the rest of the mask.": lambda mask, width: (
+            mask & ~_band(mask, width)
+        ),
         "You returned the mask itself.": lambda mask, width: mask,
         "Your band is one pixel too wide.": lambda mask, width: _band(mask, width + 1),
-        "Your band has half the width: a kernel that reaches `width` to either side is 2 * width + 1 wide.":
-            lambda mask, width: _band(mask, width // 2) if width > 1 else torch.zeros_like(mask),
+        "Your band has half the width: a kernel that reaches `width` to either side is 2 * width + 1 wide.": lambda mask, width: (
+            _band(mask, width // 2) if width > 1 else torch.zeros_like(mask)
+        ),
         "Your band is one pixel wide whatever the width.": lambda mask, width: _band(mask, 1),
     },
-    praise="Inside this band boundary IoU compares two masks, and nowhere else.")
+    praise="Inside this band boundary IoU compares two masks, and nowhere else.",
+)
 def boundary_band(mask, width):
     """mask bool (H, W) -> bool (H, W): its pixels with a non-mask pixel, or the image's end, within `width` rows and columns."""
     outside = F.pad((~mask).float()[None, None], [width] * 4, value=1.0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segviz.layers import bilinear_upsampling
 from segviz.models import vgg
 
-POOL3, POOL4, POOL5 = 2, 3, 4        # stages of VGG16, counted from 0
+POOL3, POOL4, POOL5 = 2, 3, 4  # stages of VGG16, counted from 0
 
 
 class FCN32s(nn.Module):
@@ -25,7 +25,7 @@ class FCN32s(nn.Module):
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W).
     """
 
-    skips = ()                       # stages whose scores are added on the way up, coarse to fine
+    skips = ()  # stages whose scores are added on the way up, coarse to fine
 
     def __init__(self, num_classes: int, in_channels: int = 3, width: int = 64, padding: int = 100):
         super().__init__()
@@ -39,7 +39,7 @@ class FCN32s(nn.Module):
         self.score = _zero_conv(64 * width, num_classes)
         self.skip_scores = nn.ModuleList(_zero_conv(width * vgg.STAGES[stage][-1], num_classes) for stage in self.skips)
         twice = [bilinear_upsampling(num_classes, 4, 2) for _ in self.skips]
-        last = 32 >> len(self.skips)                                   # 32, 16 or 8
+        last = 32 >> len(self.skips)  # 32, 16 or 8
         self.upsamplings = nn.ModuleList([*twice, bilinear_upsampling(num_classes, 2 * last, last)])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -49,23 +49,27 @@ class FCN32s(nn.Module):
             maps.append(x)
         x = self.score(self.drop7(self.fc7(self.drop6(self.fc6(x)))))  # (B, num_classes, H / 32, W / 32), about
         *skip_crops, final_crop = self.crops()
-        for skip, score, upsample, offset in zip(self.skips, self.skip_scores, self.upsamplings, skip_crops, strict=False):
+        for skip, score, upsample, offset in zip(
+            self.skips, self.skip_scores, self.upsamplings, skip_crops, strict=False
+        ):
             x, detail = upsample(x), score(maps[skip])
             if offset >= 0:
-                x = x + _crop(detail, offset, x.shape)                 # the reference: the skip is the larger map
+                x = x + _crop(detail, offset, x.shape)  # the reference: the skip is the larger map
             else:
-                x = _crop(x, -offset, detail.shape) + detail           # light padding: the upsampled map is
+                x = _crop(x, -offset, detail.shape) + detail  # light padding: the upsampled map is
         return _crop(self.upsamplings[-1](x), final_crop, images.shape)
 
     def crops(self) -> list[int]:
         """How many rows and columns are cut at the top and left after each upsampling, so that maps lie on each other: 19 for
         FCN-32s; 5, 27 for FCN-16s; 5, 9, 31 for FCN-8s at the reference's padding. A negative number is cut from the upsampled map
         instead of the skip's."""
-        def where(stage: int) -> Fraction:       # the image's pixel 0, in coordinates of the map behind `stage`
-            place = Fraction(self.padding - 1)   # a 3x3 convolution that pads by 1 leaves it in its place
+
+        def where(stage: int) -> Fraction:  # the image's pixel 0, in coordinates of the map behind `stage`
+            place = Fraction(self.padding - 1)  # a 3x3 convolution that pads by 1 leaves it in its place
             for _ in range(stage + 1):
                 place = (place - Fraction(1, 2)) / 2
             return place
+
         place, offsets = where(POOL5) - (3 if self.padding == 100 else 0), []
         for stage, upsample in zip([*self.skips, None], self.upsamplings, strict=True):
             kernel, stride = upsample.kernel_size[0], upsample.stride[0]
@@ -99,7 +103,7 @@ def _relu_conv(in_channels: int, out_channels: int, kernel_size: int, padding: i
 
 
 def _zero_conv(in_channels: int, num_classes: int) -> nn.Conv2d:
-    conv = nn.Conv2d(in_channels, num_classes, 1)                     # score layers start at zero, as in the reference
+    conv = nn.Conv2d(in_channels, num_classes, 1)  # score layers start at zero, as in the reference
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)
     return conv
@@ -107,4 +111,4 @@ def _zero_conv(in_channels: int, num_classes: int) -> nn.Conv2d:
 
 def _crop(x: Tensor, offset: int, shape) -> Tensor:
     """`x` cut to the height and width of `shape`, beginning `offset` rows and columns from its top left corner."""
-    return x[..., offset:offset + shape[-2], offset:offset + shape[-1]]
+    return x[..., offset : offset + shape[-2], offset : offset + shape[-1]]

@@ -6,7 +6,7 @@ stages, each closed by a 2x2 pooling of stride 2.
 
 from torch import nn
 
-STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))   # output channels, in units of `width`
+STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))  # output channels, in units of `width`
 
 
 def stages(in_channels: int = 3, width: int = 64, first_padding: int = 1) -> nn.ModuleList:

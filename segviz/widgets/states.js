@@ -1,6 +1,6 @@
 // States: those the browser has, and asking the kernel for others. Second of the three files (see engine.py).
 
-const KEPT = 600, SILENCE = 5000, QUIET = 120, NEXT = 15;
+const KEPT = 600, SILENCE = 5000, QUIET = 120, NEXT = 40;
 
 // The states seen last, oldest forgotten first; those that came with the widget (`fixed`) stay.
 class Shelf {

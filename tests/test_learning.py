@@ -1,0 +1,82 @@
+"""The course as a learner meets it: lesson 02's own copy in JupyterLab, run, played with, solved, and opened again."""
+
+import re
+
+import pytest
+from browser import command, open_notebook, run_all, run_cell
+
+from segviz import copies
+from segviz.exercises import lesson_02
+
+pytestmark = pytest.mark.slow
+NAME = "02_fc_is_a_convolution.ipynb"
+CELLS = "[...window.jupyterapp.shell.currentWidget.content.widgets]"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, chromium, jupyter_lab):
+    root, home = tmp_path_factory.mktemp("my_lessons"), tmp_path_factory.mktemp("home")
+    copies.prepare(root)
+    with jupyter_lab(root, environment={"SEGVIZ_HOME": str(home)}) as running:
+        yield running
+
+
+def cell_with(page, words: str) -> int:
+    """The number of the first cell whose source holds `words`."""
+    number = page.evaluate(f"words => {CELLS}.findIndex(cell => cell.model.sharedModel.source.includes(words))", words)
+    assert number >= 0, f"no cell holds {words!r}"
+    return number
+
+
+def show(page, number: int):
+    """Scrolls to a cell; returns what is in it."""
+    page.evaluate("async number => { await window.jupyterapp.shell.currentWidget.content.scrollToItem(number); return null; }",
+                  number)
+    return page.locator(f'.jp-Cell[data-windowed-list-index="{number}"]')
+
+
+def test_lesson_02_in_the_browser(lab, page):
+    open_notebook(page, lab, NAME)
+    run_all(page, seconds=300)
+    failed = page.evaluate(f"() => {CELLS}.filter(c => c.outputArea?.node.querySelector('[data-mime-type*=stderr], "
+                           "[data-mime-type*=error]')).length")
+    assert failed == 0
+    move_the_explorer(page)
+    check = cell_with(page, "exercises.window_count.check(")
+    assert "Not attempted" in run_cell(page, check)
+    run_cell(page, cell_with(page, "def window_count"), lesson_02.window_count.source())
+    assert "Passed" in run_cell(page, check)
+    command(page, "docmanager:save")
+    page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+    open_notebook(page, lab, NAME)                               # the page anew: a learner who comes back
+    assert "1 of 4 exercises passed" in run_cell(page, cell_with(page, "course.banner"))
+    source = page.evaluate(f"number => {CELLS}[number].model.sharedModel.source", cell_with(page, "def window_count"))
+    assert "// stride + 1" in source
+    assert page.errors == []
+
+
+def move_the_explorer(page):
+    cell = show(page, cell_with(page, "SlidingExplorer(everywhere"))
+    canvas, width = cell.locator("canvas"), cell.get_by_role("slider", name="Input width")
+    page.wait_for_function("() => document.querySelector('section.sv')?.dataset.drawn")
+    before, words = canvas.evaluate("c => c.toDataURL()"), cell.locator("section.sv").get_attribute("data-key")
+    width.scroll_into_view_if_needed()
+    box = width.bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.98 * box["width"], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.3 * box["width"], y, steps=30)
+    page.mouse.up()
+    page.wait_for_function("([key]) => document.querySelector('section.sv').dataset.key !== key", arg=[words])
+    page.wait_for_timeout(500)
+    assert canvas.evaluate("c => c.toDataURL()") != before
+    shown = cell.locator("canvas").get_attribute("aria-label")
+    assert re.match(r"Input 128 x (4|5|6|7|8)\d, ", shown), shown
+
+
+def test_an_untouched_copy_is_renewed_and_the_solved_one_kept(lab):
+    """What the browser test left behind is an edited copy: an update must not touch it."""
+    before = (lab.root / NAME).read_bytes()
+    assert b"// stride + 1" in before
+    copies.prepare(lab.root)
+    assert (lab.root / NAME).read_bytes() == before
