@@ -75,7 +75,7 @@ for i, ax in enumerate(axes):
     draw.image(ax, train[i][0])
 
 # %% [markdown]
-# The network is **FCN-8s**, from the paper with which this field began (Long, Shelhamer and
+# The network is **FCN-8s**, from the paper that set the course of this field (Long, Shelhamer and
 # Darrell, 2015). You will take it apart in lesson 6. Today it is a box: an image goes in, and one
 # *score* for each class at each pixel comes out.
 #
@@ -161,9 +161,9 @@ assert sky > 0.8 and pole < 0.4 and scores.pixel_accuracy > 0.7
 # the next lesson starts from**: a number that looks good while the picture is wrong.
 #
 # > **Myth or measured?** *"To train a segmentation network you need a GPU and thousands of labelled
-# > photographs."* Half true. Networks that see the real world need both. But the network, its loss
-# > and its training loop are the same here, and you have just run all of them. What matters, you
-# > can see on a laptop.
+# > photographs."* Half true. For the real world one usually wants a GPU and often many photographs,
+# > though U-Net learned cells from 30 (lesson 8). But the network, its loss and its training loop
+# > are the same here, and you have just run all of them on a laptop.
 
 # %% [markdown]
 # ## Your turn
@@ -252,4 +252,4 @@ print(f"FCN-8s, width 8, 500 steps   pixel accuracy {scores.pixel_accuracy:.3f}"
 #
 # **Sources.** Jonathan Long, Evan Shelhamer, Trevor Darrell: *Fully Convolutional Networks for
 # Semantic Segmentation*, CVPR 2015. Words: semantic segmentation 의미론적 분할, label map 레이블 맵, pixel
-# 화소.
+# 픽셀(화소).

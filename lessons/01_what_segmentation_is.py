@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 1 · What segmentation is
 #
-# *30 minutes. You will tell apart five questions that one picture can be asked, build every score
-# of the field by hand, and learn which of them to believe. Builds on lesson 0.*
+# *30 minutes. You will tell apart five questions that one picture can be asked, build the field's
+# main scores by hand, and learn which of them to believe. Builds on lesson 0.*
 
 # %%
 from segviz import course
@@ -93,10 +93,11 @@ draw.instances(axes[4], scene.image, scene.instances)
 #
 # - **Medicine**: outline cells, organs, tumours. U-Net was made for cells under a microscope
 #   (lesson 8).
-# - **Driving**: where is road, where is pavement, where is somebody? The benchmark Cityscapes has
-#   30 such classes.
+# - **Driving**: where is road, where is pavement, where is somebody? The benchmark Cityscapes
+#   defines 30 such classes and scores 19 of them.
 # - **Photography**: blur what is behind a person, replace a sky, cut something out.
-# - **Interfaces**: a click selects a whole object; a video call shows another room behind you.
+# - **Interfaces**: a video call shows another room behind you; a virtual sofa stands on the real
+#   floor.
 
 # %% [markdown]
 # ## Label maps, palettes, void
@@ -137,8 +138,8 @@ assert CLASSES[(4 + 8) // 2] == "water" and invented.sum() > 0
 print(f"{invented.sum()} pixels have become water, on the rims of cars and elsewhere")
 
 # %% [markdown]
-# Half-way between 4 and 8 lies 6: **water**. So masks are resized by *nearest neighbour*, always.
-# It is one of the commonest mistakes in published code.
+# Half-way between 4 and 8 lies 6: **water**. So masks are resized by *nearest neighbour*. Resizing
+# them like photographs is a known mistake in published code.
 
 # %% [markdown]
 # ## Counting: the confusion matrix
@@ -166,8 +167,8 @@ for is_, called in zip(truth.flatten(), guess.flatten(), strict=True):
 counts
 
 # %% [markdown]
-# This is the **confusion matrix**, and every score below is read from it. What is right lies on the
-# diagonal. The package counts in the same way, only faster:
+# This is the **confusion matrix**, and every score below but one is read from it. What is right
+# lies on the diagonal. The package counts in the same way, only faster:
 
 # %%
 assert torch.equal(metrics.confusion_matrix(guess, truth, num_classes=3), counts)
@@ -243,7 +244,7 @@ assert scores.pixel_accuracy > scores.mean_iou + 0.2
 # Two scores, one prediction, and they disagree. **Predict** whom to believe: read the rows of
 # *pole*, *marking* and *boat*.
 #
-# Pixel accuracy has one vote for each *pixel*, and most pixels are sky, road and houses. How far
+# Pixel accuracy has one vote for each *pixel*, and most pixels are sky, grass and houses. How far
 # would one get with the pole class gone?
 
 # %%
@@ -386,7 +387,8 @@ assert averaged != added
 # They differ, be it by little. To see why, cause it. Two predictions, both perfect but for one
 # weakness:
 #
-# - the **short-sighted** one misses every boat of fewer than 60 pixels (it says water);
+# - the **short-sighted** one misses the boats of every image that shows fewer than 60 pixels of
+#   them (it says water);
 # - the **careless** one is perfect on nine images of ten, and paints the tenth all boat.
 #
 # **Predict:** for each of the two, which number is higher, the average over images or the one from
@@ -466,16 +468,16 @@ show(counts)
 assert metrics.mean_iou(counts) < 0.1
 
 # %% [markdown]
-# Every *what* is right, and the map is worth nothing, because *where* is missing. Yet classifiers
-# are what the field had, in 2014, and they were superb. How does one get a *where* out of a network
-# that was built to forget it? That is lesson 2.
+# Every *what* is right, and the map is worth nothing, because *where* is missing. Yet classifying
+# is what networks did best in 2014. How does one get a *where* out of a network that was built to
+# forget it? That is lesson 2.
 #
 # ## What was shown
 #
 # - One picture can be asked five questions. Semantic segmentation asks for a class at every pixel.
 # - A label map holds names: never mix them, never count void.
-# - All scores come from one table of counts. Accuracy has one vote a pixel, mean IoU one a class,
-#   boundary IoU looks along contours.
+# - Accuracy and IoU come from one table of counts: accuracy has one vote a pixel, mean IoU one a
+#   class. Boundary IoU counts along contours.
 # - Over a data set: add first, divide once.
 
 # %%
@@ -490,6 +492,6 @@ show(scores.counts)
 # CVPR 2015, section 5 (the four scores). Everingham et al.: *The PASCAL Visual Object Classes
 # Challenge: A Retrospective*, IJCV 2015 (segmentation accuracy is intersection over union; void).
 # Cordts et al.: *The Cityscapes Dataset for Semantic Urban Scene Understanding*, CVPR 2016.
-# Kirillov et al.: *Panoptic Segmentation*, CVPR 2019. Cheng et al.: *Boundary IoU*, CVPR 2021,
-# section 4. Words: confusion matrix 혼동 행렬, intersection over union 교집합 대 합집합 비율, instance
-# segmentation 인스턴스 분할.
+# Kirillov et al.: *Panoptic Segmentation*, CVPR 2019. Cheng et al.: *Boundary IoU*, CVPR 2021.
+# Words: confusion matrix 혼동 행렬, intersection over union 합집합 대비 교집합 비율, instance segmentation 인스턴스
+# 분할.

@@ -16,8 +16,9 @@ course.banner("02")
 #
 # ## A classifier of crops
 #
-# Here is a small one, of the kind that ruled the field before 2015. It looks at a crop of 40 × 40
-# pixels and says what is in the middle: a car, a boat, a tree, or something other.
+# Here is a small one, of the kind that led image recognition from AlexNet (2012) to VGG (2014). It
+# looks at a crop of 40 × 40 pixels and says what is in the middle: a car, a boat, a tree, or
+# something other.
 
 # %%
 import torch
