@@ -1,7 +1,8 @@
-"""Every exercise: right answers in unusual styles pass, the stub is not attempted, each plausible wrong answer is told its own mistake."""
+"""Every exercise: right answers in unusual styles pass, each plausible wrong answer is told its own mistake; and the engine."""
 
 import importlib
 import pkgutil
+import random
 
 import numpy as np
 import pytest
@@ -199,6 +200,23 @@ def _interrupted(size, window, stride):
     raise KeyboardInterrupt
 
 
+class _Shy:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+class _ShyError(Exception):
+    __str__ = _Shy.__repr__
+
+
+def _raises_shyly(size, window, stride):
+    raise _ShyError
+
+
+def _exits_later(size, window, stride):
+    return size if size == 96 else _exits(size, window, stride)
+
+
 @pytest.mark.parametrize(("answer", "outcome", "words"), [
     (None, "not attempted", "Write your answer"), (..., "not attempted", "Write your answer"),
     (_stub_docstring, "not attempted", "Write your answer"), (_stub_ellipsis, "not attempted", "Write your answer"),
@@ -209,6 +227,11 @@ def _interrupted(size, window, stride):
     (lambda s, w, t: "eight", "wrong", "should return"), (lambda s, w, t: [8, 8], "wrong", "shape"),
     (lambda s, w, t: {"n": 8}, "wrong", "should return"), (lambda s, w, t: float("nan"), "wrong", "nan"),
     (lambda s, w, t: 9, "wrong", "the answer is 8, but yours is 9"),
+    (lambda s, w, t: (s - w) // t + 1 + 3j, "wrong", "should return"), (lambda s, w, t: torch.tensor(8 + 3j), "wrong", "should return"),
+    (lambda s, w, t: "8", "wrong", "should return"), (lambda s, w, t: np.array("8"), "wrong", "should return"),
+    (lambda s, w, t: [["8"], [1]], "wrong", "should return"), (lambda s, w, t: 10**5000, "wrong", "should return"),
+    (lambda s, w, t: _Shy(), "wrong", "should return"), (_Shy(), "wrong", "the function itself"),
+    (_raises_shyly, "raised", "_ShyError"), (_exits_later, "wrong", "yours is 96"),
 ])
 def test_outcomes(answer, outcome, words):
     result = EXERCISE.check(answer)
@@ -218,6 +241,35 @@ def test_outcomes(answer, outcome, words):
 
 def test_a_raised_error_names_the_learners_line():
     assert f"line {_raises.__code__.co_firstlineno + 1} of your cell" in EXERCISE.check(_raises).message
+
+
+def test_an_error_outside_the_learners_code_names_no_line():
+    assert "of your cell" not in EXERCISE.check(lambda: 8).message
+    result = lesson_02.fully_convolutional.check(lambda head, channels, k: lambda x: None)
+    assert result.outcome == "wrong" and "NoneType" in result.message and "of your cell" not in result.message
+
+
+def test_a_network_that_exits_is_wrong_and_not_our_fault():
+    result = lesson_02.fully_convolutional.check(lambda head, channels, k: lambda x: _exits(0, 0, 0))
+    assert result.outcome == "wrong" and "SystemExit" in result.message
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_check_leaves_settings_and_random_numbers_as_they_were(right):
+    def meddles(size, window, stride):
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(1)
+        return EXERCISE.reference(size, window, stride) if right else torch.rand(1)
+
+    def settings():
+        drawn = torch.random.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+        return torch.get_default_dtype(), torch.is_grad_enabled(), drawn
+
+    before = settings()
+    assert EXERCISE.check(meddles).outcome == ("passed" if right else "wrong")
+    assert settings() == before
 
 
 def test_messages_are_escaped():
@@ -232,6 +284,12 @@ def test_progress_is_kept_and_counts():
     EXERCISE.check(None)
     row = Progress().outcomes()["02", "window_count"]
     assert (row.outcome, row.attempts) == ("passed", 2)
+
+
+def test_a_home_that_cannot_be_found_is_said_and_the_check_goes_on(monkeypatch):
+    monkeypatch.setenv("SEGVIZ_HOME", "~nobody-of-this-name/progress")
+    result = EXERCISE.check(EXERCISE.reference)
+    assert result.outcome == "passed" and "SEGVIZ_HOME" in result.notice
 
 
 def test_a_check_that_is_itself_broken_does_not_raise():

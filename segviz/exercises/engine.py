@@ -1,7 +1,7 @@
 """The check engine: an exercise is a reference, the cases to try it on, and the wrong answers people give.
 
-An answer is run on every case and compared with the reference. When it differs, but agrees everywhere with one of the known wrong
-answers, the learner hears what that mistake is; otherwise, the first case that differs, and by how much.
+An answer is run on every case and compared with the reference. When it differs, but agrees everywhere with one of the
+known wrong answers, the learner hears what that mistake is; otherwise, the first case that differs, and by how much.
 """
 
 import ast
@@ -9,9 +9,11 @@ import copy
 import dis
 import html
 import inspect
+import random
 import textwrap
 import traceback
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +37,6 @@ class Result:
 
     outcome: str
     message: str
-    title: str = ""
     notice: str = ""
 
     def __repr__(self) -> str:
@@ -47,8 +48,9 @@ class Result:
         notice = f"<br><small>{html.escape(self.notice)}</small>" if self.notice else ""
         message = html.escape(self.message).replace("\n", "<br>")
         return (
-            f'<div class="segviz-result" role="status" data-outcome="{self.outcome}" style="border-left:4px solid {colour};'
-            f'padding:.4em .8em;margin:.3em 0"><b>{sign} {self.outcome.capitalize()}</b> '
+            f'<div class="segviz-result" role="status" data-outcome="{self.outcome}" '
+            f'style="border-left:4px solid {colour};padding:.4em .8em;margin:.3em 0">'
+            f"<b>{sign} {self.outcome.capitalize()}</b> "
             f"<span>{message}</span>{notice}</div>"
         )
 
@@ -66,15 +68,19 @@ class Note:
 
     def _repr_html_(self) -> str:
         body = f"<pre>{html.escape(self.text)}</pre>" if self.code else f"<span>{html.escape(self.text)}</span>"
-        return f'<div style="border-left:4px solid #4477AA;padding:.4em .8em;margin:.3em 0"><b>{html.escape(self.heading)}</b> {body}</div>'
+        return (
+            '<div style="border-left:4px solid #4477AA;padding:.4em .8em;margin:.3em 0">'
+            f"<b>{html.escape(self.heading)}</b> {body}</div>"
+        )
 
 
 class Exercise:
     """One exercise. Made by the decorator `exercise`, checked with `check(answer)`.
 
-    lesson, name: where it is, e.g. "02" and "window_count". title: what it asks for. cases: the argument tuples that an answer is
-    tried on. mistakes: {what to say: a wrong answer}. observe: turns what an answer returns into numbers to compare,
-    `observe(output, *case)`; by default the output itself. praise: what passing shows.
+    lesson, name: where it is, e.g. "02" and "window_count". title: what it asks for. hints: vague first, exact last.
+    cases: makes the argument tuples that an answer is tried on. mistakes: {what to say: a wrong answer}.
+    observe: turns what an answer returns into numbers to compare, `observe(output, *case)`; by default the output
+    itself. praise: what passing shows. tolerance: how far numbers may differ, see `compare`.
     """
 
     def __init__(
@@ -106,7 +112,7 @@ class Exercise:
     # -- what a learner calls
 
     def check(self, answer=None) -> Result:
-        """Runs `answer`, a function (or a value, where the exercise asks for one), and says how it did. Never raises."""
+        """Runs `answer`, a function, and says how it did. Never raises."""
         try:
             result = self._judge(answer)
         except KeyboardInterrupt:
@@ -115,11 +121,12 @@ class Exercise:
             )
         except BaseException as error:  # the promise above holds for our own mistakes too
             result = Result(RAISED, f"The check itself failed, which is not your fault: {_words(error)}")
-        result.title = self.title
         try:
             result.notice = _record(self.lesson, self.name, result.outcome)
         except KeyboardInterrupt:
             result.notice = "Interrupted while progress was saved: check again."
+        except Exception as error:  # SEGVIZ_HOME=~nobody
+            result.notice = f"Progress was not saved: {_words(error)}. Is SEGVIZ_HOME a folder of yours?"
         return result
 
     def hint(self) -> Note:
@@ -162,14 +169,14 @@ class Exercise:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # SystemExit too: it must not end the kernel
-                return Result(RAISED, f"With {_arguments(case)} your code raised {_words(error)}")
+                return Result(RAISED, f"With {_arguments(case)} your code raised {_words(error, answer)}")
             try:
-                self._compare(output, case)
+                self._compare(output, case, answer)
             except Mismatch as mismatch:
                 return Result(WRONG, self._known_mistake(answer, cases) or str(mismatch))
         return Result(PASSED, self.praise or f"{len(cases)} cases agree with the reference.")
 
-    def _compare(self, output, case: tuple) -> None:
+    def _compare(self, output, case: tuple, answer) -> None:
         if output is None or output is ...:
             raise Mismatch("Your function returns nothing. Did you forget `return`?")
         expected = self._observed(_run(self.reference, case), case)
@@ -177,21 +184,24 @@ class Exercise:
             seen = self._observed(output, case)
         except (KeyboardInterrupt, Mismatch):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise Mismatch(
                 f"With {_arguments(case)} your function returned {_describe(output)}, and using it raised "
-                f"{_words(error)}"
+                f"{_words(error, answer)}"
             ) from None
         compare(seen, expected, self.tolerance, f"With {_arguments(case)}")
 
     def _observed(self, output, case: tuple):
-        return self._observe(output, *copy.deepcopy(case))
+        with _settings_kept():
+            return self._observe(output, *copy.deepcopy(case))
 
     def _known_mistake(self, answer, cases: list[tuple]) -> str | None:
         """The words for the wrong answer that agrees with this one on every case, if there is one."""
         try:
             outputs = [self._observed(_run(answer, case), case) for case in cases]
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # on a later case: not one of ours, then
             return None
         return next((words for words, mistake in self.mistakes.items() if self._same(mistake, cases, outputs)), None)
 
@@ -210,8 +220,9 @@ def exercise(title: str, **parts) -> Callable[[Callable], Exercise]:
 
 
 def compare(output, expected, tolerance: float, where: str) -> None:
-    """Raises `Mismatch`, in words, unless `output` holds the numbers of `expected`, in its shape, to `tolerance` (relative, and
-    absolute). Python numbers, sequences, arrays and tensors of any numeric type are alike; NaN equals NaN."""
+    """Raises `Mismatch`, in words, unless `output` holds the numbers of `expected`, in its shape, to `tolerance`
+    (relative, and absolute). Python numbers, sequences, arrays and tensors of any real type are alike; NaN equals NaN.
+    """
     numbers, wanted = _numbers(output), _numbers(expected)
     if numbers is None:
         raise Mismatch(f"{where} your function should return {_describe(expected)}, but returned {_describe(output)}.")
@@ -245,61 +256,88 @@ def is_stub(function) -> bool:
 
 
 def _run(function: Callable, case: tuple):
-    return function(*copy.deepcopy(case))
+    with _settings_kept():
+        return function(*copy.deepcopy(case))
+
+
+@contextmanager
+def _settings_kept():
+    """Puts back what an answer may change for the cells below: random numbers, default dtype, gradient mode."""
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def _numbers(value) -> np.ndarray | None:
-    """`value` as float64, or None where it is no number or table of numbers."""
-    if isinstance(value, str | bytes | dict | set):
-        return None
+    """`value` as float64, or None where it is no real number or table of real numbers."""
     try:
-        if isinstance(value, list | tuple):
-            value = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x for x in value]
-        elif isinstance(value, torch.Tensor):
-            value = value.detach().cpu().double().numpy()
-        return np.asarray(value).astype(np.float64)
-    except (TypeError, ValueError, RuntimeError):
+        array = np.asarray(_listed(value))
+        # Objects are fractions, decimals and None; text that reads as a number is none.
+        return array.astype(np.float64) if array.dtype.kind in "biufO" and not _holds_text(array) else None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
+
+
+def _listed(value):
+    """`value` with every tensor in it as an array."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value if value.is_complex() else value.double()).numpy()  # numpy has no bfloat16
+    return [_listed(x) for x in value] if isinstance(value, list | tuple) else value
+
+
+def _holds_text(array: np.ndarray) -> bool:
+    return array.dtype == object and any(isinstance(x, str | bytes) for x in array.flat)
 
 
 def _describe(value) -> str:
     if isinstance(value, torch.Tensor | np.ndarray) and value.ndim:
         return f"a {'tensor' if isinstance(value, torch.Tensor) else 'array'} of shape {tuple(value.shape)}"
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
+    if isinstance(value, torch.nn.Module):
+        return f"a network ({type(value).__name__})"
+    return f"{type(value).__name__} {_shown(value, 40)}"
 
 
 def _arguments(case: tuple) -> str:
-    return (
-        "("
-        + ", ".join(
-            _describe(x)
-            if isinstance(x, torch.Tensor | np.ndarray | torch.nn.Module)
-            and not (isinstance(x, torch.Tensor) and x.numel() <= 12)
-            else _plain(x)
-            for x in case
-        )
-        + ")"
-    )
+    return f"({', '.join(map(_argument, case))})"
 
 
-def _plain(value) -> str:
-    text = repr(value.tolist()) if isinstance(value, torch.Tensor) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _argument(value) -> str:
+    """A small tensor in numbers, a large one or a network in words."""
+    if isinstance(value, torch.Tensor) and value.numel() <= 12:
+        return _shown(value.tolist(), 60)
+    return _describe(value) if isinstance(value, torch.Tensor | torch.nn.Module) else _shown(value, 60)
+
+
+def _shown(value, length: int) -> str:
+    """`repr(value)` on one line, at most `length` characters; learners' own classes may fail at it."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        return "(without a repr)"
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _short(value) -> str:
     return f"{float(value):.6g}"
 
 
-def _words(error: BaseException) -> str:
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and "site-packages" not in frame.filename
-    ]
+def _words(error: BaseException, answer=None) -> str:
+    """The error's type and message, and the line of `answer`'s own cell where it came up."""
+    cell = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == cell]
     place = f" (line {lines[-1]} of your cell)" if lines else ""
-    message = str(error) or "no message"
+    try:
+        message = str(error) or "no message"
+    except Exception:
+        message = "no message"
     return f"{type(error).__name__}: {message if len(message) <= 300 else message[:297] + '...'}{place}"
 
 

@@ -164,8 +164,9 @@ def _answers(network, head, channels, k) -> torch.Tensor:
     maps = [torch.randn(size, generator=generator) for size in ((1, channels, k, k), (2, channels, k + 3, k + 5))]
     with torch.no_grad():
         outputs = [network(x) for x in maps]
-    if any(output.dim() != 4 for output in outputs):
-        raise ValueError(f"expected scores (B, classes, h, w), but got {[tuple(output.shape) for output in outputs]}")
+    wrong = [getattr(output, "shape", type(output).__name__) for output in outputs if getattr(output, "ndim", 0) != 4]
+    if wrong:
+        raise ValueError(f"expected scores (B, classes, h, w), but got {wrong[0]}")
     return torch.cat([output.flatten() for output in outputs])
 
 
