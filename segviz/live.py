@@ -1,7 +1,7 @@
-"""What a person watches while a network trains: a bar with words, the loss as it falls, and one prediction as it sharpens.
+"""What a person watches while a network trains: a bar with words, the falling loss, and one prediction as it sharpens.
 
-In a notebook one picture is drawn into one display and replaced in place, so it never flickers, and the last one stays in the saved
-notebook. In a terminal it is tqdm's bar.
+In a notebook one picture is drawn into one display and replaced in place, so it never flickers, and the last one stays
+in the saved notebook. In a terminal it is tqdm's bar.
 """
 
 import base64
@@ -37,12 +37,12 @@ class Live:
             self.bar = tqdm(total=steps, desc=title, file=sys.stderr)
 
     def due(self, step: int) -> bool:
-        """Whether to update now: about once a second, and at steps 1, 2, 4, 8 ... of a run that is watched, where most happens."""
+        """Whether to update now: about once a second; if an image is watched, at steps 1, 2, 4, 8 ... too."""
         early = self.watch is not None and step & (step - 1) == 0
         return early or time.perf_counter() - self.last > self.SECONDS
 
     def update(self, history, prediction: Tensor | None = None) -> None:
-        """Shows the newest loss, and the label map (H, W) predicted for the watched image, which `history.pictures` keeps."""
+        """Shows the newest loss, and the label map (H, W) of the watched image, which `history.pictures` keeps."""
         step = len(history.loss)
         if prediction is not None:
             history.pictures.append((step, prediction))
@@ -57,18 +57,20 @@ class Live:
         self.last = time.perf_counter()
 
     def close(self, history) -> None:
-        """The last picture, with the score if there is one."""
+        """The last picture, with the score if there is one; words alone where no step was done."""
         if self.bar is not None:
             self.bar.update(len(history.loss) - self.bar.n)
             self.bar.close()
-        if self.display is not None and history.loss:
+        if self.display is not None:
             words = repr(history).removeprefix("History: ")
-            self.display.update(self._html(self._bar(len(history.loss), words) + self._picture(history)))
+            picture = self._picture(history) if history.loss else ""
+            self.display.update(self._html(self._bar(len(history.loss), words) + picture))
 
     def _bar(self, step: int, words: str) -> str:
+        title = html.escape(self.title)
         return (
-            f'<div style="display:flex;gap:.8em;align-items:center;max-width:760px"><b>{html.escape(self.title)}</b>'
-            f'<progress value="{step}" max="{self.steps}" style="flex:1" aria-label="{html.escape(self.title)}"></progress>'
+            f'<div style="display:flex;gap:.8em;align-items:center;max-width:760px"><b>{title}</b>'
+            f'<progress value="{step}" max="{self.steps}" style="flex:1" aria-label="{title}"></progress>'
             f'<span style="font-variant-numeric:tabular-nums">{html.escape(words)}</span></div>'
         )
 
@@ -86,7 +88,7 @@ class Live:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         data = base64.b64encode(buffer.getvalue()).decode()
-        last = f"loss {history.loss[-1]:.3f} at step {len(history.loss)}" if history.loss else "nothing yet"
+        last = f"loss {history.loss[-1]:.3f} at step {len(history.loss)}"
         return f'<img alt="{html.escape(self.title)}: {last}" src="data:image/png;base64,{data}">'
 
 

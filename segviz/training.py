@@ -1,15 +1,17 @@
 """Training and evaluation: `fit` and `evaluate`, loops that a learner can read.
 
-The same two functions train a segmentation network (labels (B, H, W)) and a classifier (labels (B,)): cross-entropy and the confusion
-matrix are the same for both.
+The same two functions train a segmentation network (labels (B, H, W)) and a classifier (labels (B,)): cross-entropy
+and the confusion matrix are the same for both.
 """
 
+import math
 import time
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from segviz import metrics
 from segviz.live import Live
@@ -88,15 +90,16 @@ def fit(
 ) -> History:
     """Trains `model` in place with AdamW and a poly schedule (power 0.9), showing how it goes; returns its history.
 
-    train, val: datasets of (image (C, H, W) float, label), all images of one size; label int64 (H, W), or () for a classifier,
-    `ignore_index` where it is void. `val` is scored at the end.
-    steps: batches to train on; the data are shuffled anew each epoch, by `seed` and the epoch alone. A last, short batch is left
-    out unless it is the only one.
-    device: default CUDA, then MPS, then CPU. On CUDA: bfloat16 autocast and channels_last.
+    train, val: datasets of (image (C, H, W) float, label), all images of one size; label: whole numbers (H, W), or ()
+    for a classifier, `ignore_index` where it is void. `val` is scored at the end.
+    steps: batches to train on; the data are shuffled anew each epoch, by `seed` and the epoch alone. A last, short
+    batch is left out unless it is the only one.
+    device: default CUDA, then MPS, then CPU. On CUDA: bfloat16 autocast.
     watch: an image (C, H, W) whose predicted label map is shown, and kept in `history.pictures`, as it sharpens.
     show: progress bar and live picture; default: yes.
-    Ctrl-C (the stop button) ends training early: the model keeps what it learned and the history says so.
-    Raises ValueError for an empty data set, and FloatingPointError at a loss that is not finite, naming the step.
+    Ctrl-C (the stop button) ends training or scoring early: the model keeps what it learned and the history says so.
+    Raises ValueError for data that cannot be trained on, and FloatingPointError at a loss that is not finite, naming
+    the step; the model is then as it was before that step.
     """
     if len(train) == 0:
         raise ValueError("the training set is empty: there is nothing to learn from")
@@ -114,27 +117,28 @@ def fit(
             images, labels = (x.to(device, non_blocking=True) for x in next(batches))
             with autocast(device):
                 loss = F.cross_entropy(model(images).float(), labels, ignore_index=ignore_index)
+            history.loss.append(loss.item())
+            if not math.isfinite(history.loss[-1]):
+                raise FloatingPointError(
+                    f"the loss is {history.loss[-1]} at step {step}: lower lr (now {lr}), and look for images with "
+                    "NaN or batches that are void everywhere"
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            history.loss.append(loss.item())
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step}: lower lr (now {lr}), and look for images with "
-                    "NaN or batches that are void everywhere"
-                )
             if live.due(step) or step == steps:
                 live.update(history, predict(model, watch) if watch is not None else None)
+        history.seconds = time.perf_counter() - start
+        if val is not None:
+            scoring = {"batch_size": batch_size, "ignore_index": ignore_index, "device": device, "show": show}
+            history.val.append((steps, evaluate(model, val, **scoring)))
     except KeyboardInterrupt:
         history.interrupted = True
-    history.seconds = time.perf_counter() - start
-    if val is not None and not history.interrupted:
-        history.val.append(
-            (len(history.loss), evaluate(model, val, batch_size=batch_size, ignore_index=ignore_index, device=device))
-        )
-    live.close(history)
-    model.eval()
+        history.seconds = history.seconds or time.perf_counter() - start
+    finally:
+        model.eval()
+        live.close(history)
     return history
 
 
@@ -147,32 +151,41 @@ def evaluate(
     ignore_index: int = 255,
     device: str | torch.device | None = None,
     classes: tuple[str, ...] | None = None,
+    show: bool | None = None,
 ) -> Scores:
-    """Scores over a whole data set, from one confusion matrix. `data` as in `fit`; the mode of `model` is left as it was."""
+    """Scores over a whole data set, from one confusion matrix. `data` as in `fit`; the mode of `model` is kept.
+
+    classes: names for the classes, one each. show: a bar where it takes longer than 2 s; default: yes.
+    Raises ValueError for data that cannot be scored, and for names that are not one a class.
+    """
     if len(data) == 0:
         raise ValueError("the data set is empty: there is nothing to score")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, but got {batch_size}")
     device, was_training = choose_device(device), model.training
     model.to(device).eval()
-    scores = None
-    for first in range(0, len(data), batch_size):
-        images, labels = _collate(data, range(first, min(first + batch_size, len(data))))
-        with autocast(device):
-            logits = model(images.to(device)).float().cpu()
-        part = _score(logits, labels, ignore_index)
-        scores = part if scores is None else scores + part
-    model.train(was_training)
-    scores.classes = classes or getattr(data, "classes", None)
+    firsts, scores = range(0, len(data), batch_size), None
+    try:
+        for first in tqdm(firsts, "scoring", delay=2, leave=False, disable=show is False):
+            images, labels = _collate(data, range(first, min(first + batch_size, len(data))))
+            with autocast(device):
+                logits = model(images.to(device)).float().cpu()
+            part = _score(logits, labels, ignore_index, classes)
+            scores = part if scores is None else scores + part
+    finally:
+        model.train(was_training)
     return scores
 
 
 @torch.no_grad()
 def predict(model: nn.Module, image: Tensor) -> Tensor:
-    """The label map int64 (H, W) that `model` predicts for one image (C, H, W), on the CPU. The mode of `model` is left as it was."""
+    """The label map int64 (H, W), on the CPU, that `model` predicts for one image (C, H, W); its mode is kept."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    labels = model(image[None].to(device)).argmax(1)[0].cpu()
-    model.train(was_training)
-    return labels
+    try:
+        return model(image[None].to(device)).argmax(1)[0].cpu()
+    finally:
+        model.train(was_training)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -203,15 +216,30 @@ def shuffled_batches(data, batch_size: int, seed: int):
 
 
 def _collate(data, indices) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*(data[i] for i in indices), strict=True)
-    if len({image.shape for image in images}) > 1:
-        sizes = sorted({tuple(image.shape) for image in images})
-        raise ValueError(f"images of one batch must have one size, but got {sizes}: resize or crop them first")
-    return torch.stack(images), torch.stack([torch.as_tensor(label) for label in labels])
+    """The items as one batch: images float (B, C, H, W), labels int64 (B, H, W) or (B,)."""
+    images, labels = zip(*((torch.as_tensor(part) for part in data[i]) for i in indices), strict=True)
+    _check_one_size("images", images)
+    _check_one_size("labels", labels)
+    images, labels = torch.stack(images), torch.stack(labels)
+    if not images.is_floating_point():
+        raise ValueError(f"images are float in [0, 1], but got {images.dtype}: for uint8, image.float() / 255")
+    if labels.is_floating_point():
+        raise ValueError(f"labels are whole numbers, but got {labels.dtype}: use .long()")
+    if labels.dim() not in (1, 3):
+        raise ValueError(f"a label is a map (H, W), or one number for a classifier, but got {tuple(labels.shape[1:])}")
+    return images, labels.long()
 
 
-def _score(logits: Tensor, labels: Tensor, ignore_index: int) -> Scores:
+def _check_one_size(what: str, parts: tuple[Tensor, ...]) -> None:
+    sizes = sorted({tuple(part.shape) for part in parts})
+    if len(sizes) > 1:
+        raise ValueError(f"{what} of one batch must have one size, but got {sizes}: resize or crop them first")
+
+
+def _score(logits: Tensor, labels: Tensor, ignore_index: int, classes: tuple[str, ...] | None) -> Scores:
     num_classes, prediction = logits.shape[1], logits.argmax(1)
+    if classes and len(classes) != num_classes:
+        raise ValueError(f"the model has {num_classes} classes, but classes names {len(classes)}: one name each")
     counts = metrics.confusion_matrix(prediction, labels, num_classes, ignore_index)
     boundary = metrics.boundary_counts(prediction, labels, num_classes, ignore_index) if labels.dim() == 3 else None
-    return Scores(counts, boundary)
+    return Scores(counts, boundary, classes)

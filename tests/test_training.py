@@ -20,7 +20,8 @@ def one_thread():
 def halves(count: int = 12, void: bool = False) -> TensorDataset:
     """Images whose bright half is class 1."""
     generator = torch.Generator().manual_seed(0)
-    images, labels = torch.rand(count, 3, 32, 32, generator=generator) * 0.3, torch.zeros(count, 32, 32, dtype=torch.long)
+    images = torch.rand(count, 3, 32, 32, generator=generator) * 0.3
+    labels = torch.zeros(count, 32, 32, dtype=torch.long)
     for i in range(count):
         side = slice(0, 16) if i % 2 else slice(16, 32)
         images[i, :, :, side] += 0.6
@@ -107,6 +108,67 @@ def test_stop_keeps_what_was_learned():
     assert "interrupted" in repr(history) and not torch.equal(network[0].weight, before[0].weight)
 
 
+def test_stop_while_scoring_keeps_the_history(monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    network = small_network()
+    history = training.fit(network, halves(), halves(), steps=3, batch_size=4, show=False)
+    assert history.interrupted and len(history.loss) == 3 and history.val == [] and not network.training
+
+
+class Fails(nn.Conv2d):
+    """A network that runs out of something at its third batch."""
+
+    seen = 0
+
+    def forward(self, images):
+        self.seen += 1
+        if self.seen == 3:
+            raise RuntimeError("out of something")
+        return super().forward(images)
+
+
+def test_an_error_closes_the_bar_and_leaves_the_mode(capsys):
+    with pytest.raises(RuntimeError, match="out of something"):
+        training.fit(Fails(3, 2, 1), halves(), steps=5, batch_size=4, show=True)
+    assert "2/5" in capsys.readouterr().err
+    network = Fails(3, 2, 1).train()
+    with pytest.raises(RuntimeError, match="out of something"):
+        training.evaluate(network, halves(), batch_size=1, show=False)
+    assert network.training
+
+
+def test_the_bar_in_a_terminal(capsys):
+    training.fit(small_network(), halves(), steps=3, batch_size=4, title="halves")
+    shown = capsys.readouterr().err
+    assert "halves: 100%" in shown and "3/3" in shown and "loss=" in shown
+
+
+class Shown:
+    """Stands in for a notebook's display: keeps all that was shown in it."""
+
+    def __init__(self, first, display_id):
+        self.pages = [first.data]
+
+    def update(self, page):
+        self.pages.append(page.data)
+
+
+@pytest.mark.parametrize(("data", "last"), [(halves(), "2 steps in"), (Interrupts(*halves().tensors), "interrupted")])
+def test_the_live_picture_in_a_notebook(data, last, monkeypatch):
+    shown = []
+    monkeypatch.setattr("segviz.live.in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda *a, **b: shown.append(Shown(*a, **b)) or shown[0])
+    Interrupts.seen = 29
+    training.fit(small_network(), data, steps=2, batch_size=4, watch=data.tensors[0][0], title="<halves>")
+    pages = shown[0].pages
+    assert len(shown) == 1 and "starting" in pages[0] and last in pages[-1]
+    assert ("data:image/png" in pages[-1]) == (last == "2 steps in")     # no step, no curve
+    assert all("&lt;halves&gt;" in page and "<halves>" not in page for page in pages)
+
+
 def test_watched_pictures_sharpen():
     data = halves()
     history = training.fit(small_network(), data, steps=40, batch_size=4, lr=0.02, watch=data[0][0], show=False)
@@ -119,8 +181,10 @@ def test_watched_pictures_sharpen():
 def test_a_loss_that_is_not_finite_names_the_step():
     data = halves()
     data.tensors[0][3] = float("nan")
+    network = small_network()
     with pytest.raises(FloatingPointError, match="at step"):
-        training.fit(small_network(), data, steps=9, batch_size=4, show=False)
+        training.fit(network, data, steps=9, batch_size=4, show=False)
+    assert all(p.isfinite().all() for p in network.parameters())         # stopped before it took harm
 
 
 def test_a_batch_that_is_all_void_is_named():
@@ -139,15 +203,33 @@ class Mixed(TensorDataset):
 @pytest.mark.parametrize(("arguments", "words"), [
     ({"train": []}, "empty"), ({"steps": 0}, "at least 1"), ({"batch_size": 0}, "at least 1"),
     ({"train": Mixed(*halves().tensors), "batch_size": 12}, "one size"),
+    ({"train": [((x * 255).byte(), y) for x, y in halves()]}, "image.float"),
+    ({"train": [(x, y.float()) for x, y in halves()]}, "whole numbers"),
+    ({"train": [(x, y[None]) for x, y in halves()]}, r"but got \(1, 32, 32\)"),
+    ({"train": [(x, y[: 30 + i % 2]) for i, (x, y) in enumerate(halves())]}, "labels of one batch"),
 ])
 def test_bad_input_is_refused_in_words(arguments, words):
     with pytest.raises(ValueError, match=words):
         training.fit(small_network(), **{"train": halves(), "steps": 2, "show": False} | arguments)
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_labels_of_any_whole_number_train(kind):
+    data = [(image, label.to(kind)) for image, label in halves()]
+    assert len(training.fit(small_network(), data, data, steps=2, batch_size=4, show=False).val) == 1
+
+
 def test_an_empty_data_set_has_no_score():
     with pytest.raises(ValueError, match="nothing to score"):
         training.evaluate(small_network(), [])
+    with pytest.raises(ValueError, match="batch_size is at least 1"):
+        training.evaluate(small_network(), halves(), batch_size=0)
+
+
+def test_names_are_one_a_class():
+    assert "right half" in repr(training.evaluate(small_network(), halves(), classes=("rest", "right half")))
+    with pytest.raises(ValueError, match="2 classes, but classes names 1"):
+        training.evaluate(small_network(), halves(), classes=("rest",))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
