@@ -29,7 +29,9 @@ VOID_COLOUR = np.array([0x1A, 0x1A, 0x1A], dtype=np.uint8)
 
 
 def panels(columns: int, rows: int = 1, size: float = 2.5, titles=()):
-    """A figure of `rows` x `columns` panels, `size` inches each, in the course's style: (figure, list of axes, row by row)."""
+    """A figure of `rows` x `columns` panels, `size` inches each, in the course's style.
+
+    Returns (figure, list of axes, row by row)."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
@@ -43,25 +45,40 @@ def panels(columns: int, rows: int = 1, size: float = 2.5, titles=()):
     return figure, axes
 
 
+def array(values) -> np.ndarray:
+    """A tensor (of any device, with or without gradient), an array or a nested list as a numpy array."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
 def rgb(picture) -> np.ndarray:
-    """An image (3, H, W) or (H, W, 3), float in [0, 1] or uint8, as (H, W, 3) uint8. Raises ValueError for other shapes."""
-    array = np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture)
-    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
-        array = array.transpose(1, 2, 0)
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"an image is (3, H, W) or (H, W, 3), but this one has shape {array.shape}")
-    return array if array.dtype == np.uint8 else (array.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    """An image (3, H, W) or (H, W, 3), float in [0, 1] or uint8, as (H, W, 3) uint8; not-a-number becomes 0.
+
+    Raises ValueError for other shapes, and for other whole numbers, whose range is not known."""
+    pixels = array(picture)
+    if pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.shape[2] != 3:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"an image is (3, H, W) or (H, W, 3), but this one has shape {pixels.shape}")
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind != "f":
+        raise ValueError(f"an image is float in [0, 1] or uint8, but this one is {pixels.dtype}: convert it first")
+    return (np.nan_to_num(pixels).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def colourise(labels, palette: np.ndarray = PALETTE) -> np.ndarray:
-    """The colours (H, W, 3) uint8 of a label map; void is near-black. Raises ValueError for a label without a colour."""
-    array = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
+def colourise(label_map, palette: np.ndarray = PALETTE) -> np.ndarray:
+    """The colours (H, W, 3) uint8 of a label map; void is near-black.
+
+    Raises ValueError for a label without a colour, and where labels are no whole numbers."""
+    numbers = array(label_map)
+    if numbers.dtype.kind not in "biu":
+        raise ValueError(f"labels are whole numbers, but these are {numbers.dtype}: scores need .argmax(0) first")
     table = np.full((256, 3), VOID_COLOUR, dtype=np.uint8)
     table[: len(palette)] = palette
-    wrong = np.setdiff1d(array, [*range(len(palette)), VOID])
+    wrong = np.setdiff1d(numbers, [*range(len(palette)), VOID])
     if wrong.size:
         raise ValueError(f"label {wrong[0]} has no colour: the palette holds 0..{len(palette) - 1}, and void is {VOID}")
-    return table[array]
+    return table[numbers.astype(np.intp)]
 
 
 def image(ax, picture, title: str | None = None):
@@ -81,8 +98,7 @@ def overlay(ax, picture, label_map, title: str | None = None, alpha: float = 0.6
 
 def heat(ax, values, title: str | None = None, vmin: float = 0.0, vmax: float = 1.0):
     """Shows a map (H, W) of numbers, dark to bright."""
-    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-    return _show(ax, array, title, cmap="viridis", vmin=vmin, vmax=vmax)
+    return _show(ax, array(values), title, cmap="viridis", vmin=vmin, vmax=vmax)
 
 
 def boxes(ax, objects, names: bool = True, colour: str = "white"):
@@ -110,10 +126,10 @@ def boxes(ax, objects, names: bool = True, colour: str = "white"):
 
 def instances(ax, picture, instance_map, title: str | None = None, alpha: float = 0.75):
     """Shows an instance map (H, W), 0 where there is none, over its image: each instance in a colour of its own."""
-    numbers = np.asarray(instance_map)
-    turns = np.arange(1, numbers.max() + 1) * 0.618034 % 1  # golden ratio: neighbours get far hues
     from matplotlib import colormaps
 
+    numbers = array(instance_map)
+    turns = np.arange(1, numbers.max() + 1) * 0.618034 % 1  # golden ratio: neighbours get far hues
     colours = np.vstack([[0, 0, 0], colormaps["turbo"](turns)[:, :3] * 255])
     mixed = alpha * colours[numbers] + (1 - alpha) * rgb(picture)
     grey = 0.5 * rgb(picture).mean(2, keepdims=True) + 110
@@ -135,8 +151,8 @@ def legend(ax, classes, palette: np.ndarray = PALETTE, void: bool = True):
 
 
 def confusion(ax, counts, classes, title: str | None = None):
-    """A confusion matrix, each row as shares of its class (a class of the target is a row); the shares are written in."""
-    table = np.asarray(counts, dtype=float)
+    """A confusion matrix (C, C), rows: target, each row as shares of its class; shares from 0.005 up are written in."""
+    table = array(counts).astype(float)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     artist = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
@@ -161,7 +177,7 @@ def confusion(ax, counts, classes, title: str | None = None):
 
 
 def curve(ax, values, title: str = "loss", steps: int | None = None):
-    """A curve of one number a step, faint, with its running mean over it. `steps`: the length of the axis."""
+    """A curve of one number a step, faint, and its running mean, which is returned. `steps`: length of the axis."""
     values = np.asarray(values, dtype=float)
     ax.axis("on")
     ax.plot(np.arange(1, len(values) + 1), values, color="#88CCEE", linewidth=0.8)
@@ -177,8 +193,8 @@ def curve(ax, values, title: str = "loss", steps: int | None = None):
     return artist
 
 
-def _show(ax, array, title, **options):
+def _show(ax, pixels, title, **options):
     ax.axis("off")
     if title:
         ax.set_title(title, fontsize=10)
-    return ax.imshow(array, interpolation="nearest", **options)
+    return ax.imshow(pixels, interpolation="nearest", **options)

@@ -25,9 +25,23 @@ def test_images_in_any_layout(picture):
     assert draw.rgb(picture).shape == (5, 7, 3) and draw.rgb(picture).dtype == np.uint8
 
 
-def test_a_grey_image_is_refused_in_words():
-    with pytest.raises(ValueError, match=r"\(1, 5, 7\)"):
-        draw.rgb(torch.rand(1, 5, 7))
+@pytest.mark.parametrize(("picture", "words"), [
+    (torch.rand(1, 5, 7), r"\(1, 5, 7\)"),                            # grey
+    (torch.full((3, 5, 7), 200), "int64"),                            # would be white all over
+])
+def test_what_is_no_image_is_refused_in_words(picture, words):
+    with pytest.raises(ValueError, match=words):
+        draw.rgb(picture)
+
+
+def test_not_a_number_is_black():
+    assert not draw.rgb(torch.full((3, 5, 7), float("nan"))).any()
+
+
+def test_labels_are_whole_numbers():
+    assert np.array_equal(draw.colourise(torch.tensor([[True, False]])), draw.PALETTE[[[1, 0]]])
+    with pytest.raises(ValueError, match="argmax"):
+        draw.colourise(torch.rand(5, 7))
 
 
 def test_the_overlay_is_the_mixture():
@@ -53,7 +67,8 @@ def test_every_picture_draws():
     assert {text.get_text() for text in axes[5].texts} == {".75", ".25", "1.00"}
 
 
-# Machado, Oliveira, Fernandes 2009, "A physiologically-based model for simulation of color vision deficiency", severity 1.0.
+# Machado, Oliveira, Fernandes 2009, "A physiologically-based model for simulation of color vision deficiency",
+# severity 1.0.
 DEFICIENCIES = {
     "none": np.eye(3),
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],

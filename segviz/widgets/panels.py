@@ -13,14 +13,10 @@ import matplotlib
 import numpy as np
 
 from segviz import draw
+from segviz.draw import array
 
 CLEAR = 254                              # a label that is drawn as nothing
 VOID = 255                               # a label that is drawn dark and hatched
-
-
-def array(values) -> np.ndarray:
-    """A tensor (of any device, with or without gradient) or a nested list as a numpy array."""
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def _plane(values) -> np.ndarray:
