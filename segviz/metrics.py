@@ -78,6 +78,8 @@ def boundary_counts(
     if width is None:
         height, breadth = target.shape[-2:]
         width = max(1, round(0.02 * (height**2 + breadth**2) ** 0.5))
+    if width < 1:
+        raise ValueError(f"a contour's band is at least 1 pixel wide, but got width={width}")
     void = target == ignore_index
     predicted = _contour_bands(prediction.masked_fill(void, num_classes), num_classes, width)
     true = _contour_bands(target.masked_fill(void, num_classes), num_classes, width)

@@ -85,7 +85,8 @@ def brute_force_band(mask: torch.Tensor, width: int) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_boundary_iou_against_brute_force(seed, width):
     generator = torch.Generator().manual_seed(seed)
-    blobs = torch.nn.functional.interpolate(torch.rand(2, 1, 5, 6, generator=generator), (15, 20), mode="bilinear")[:, 0]
+    noise = torch.rand(2, 1, 5, 6, generator=generator)
+    blobs = torch.nn.functional.interpolate(noise, (15, 20), mode="bilinear")[:, 0]
     guess, truth = (blobs > 0.5).long()
     iou = metrics.boundary_iou(guess, truth, 2, width=width)
     for c in range(2):
@@ -121,3 +122,5 @@ def test_bad_input_is_refused_in_words(guess, truth, words):
 def test_boundaries_need_maps():
     with pytest.raises(ValueError, match="label maps"):
         metrics.boundary_counts(torch.zeros(5, dtype=torch.long), torch.zeros(5, dtype=torch.long), 2)
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        metrics.boundary_counts(torch.zeros(5, 5, dtype=torch.long), torch.zeros(5, 5, dtype=torch.long), 2, width=0)

@@ -372,6 +372,8 @@ def test_a_slider_in_tenths_comes_back_in_tenths():
     slider = Slider("rate", "Rate", 0.1, 0.7, 0.1)
     assert slider.sizes == (7,) and [slider.at(i) for i in range(7)] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     assert [slider.index(slider.at(i)) for i in range(7)] == list(range(7))
+    assert slider.index(np.float32(slider.at(3))) == 3
+    assert Slider("whole", "Whole", 0, 9).index(np.int64(4)) == 4
 
 
 def test_every_layer_is_encoded_and_drawn_on_paper():

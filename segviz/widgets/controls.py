@@ -5,6 +5,7 @@ which is the key under which kernel, browser and a saved page keep its state.
 """
 
 from dataclasses import asdict, dataclass
+from numbers import Real
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Slider:
         return value if isinstance(value, int) else round(value, 10)
 
     def index(self, value) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise ValueError(
                 f"{self.name}: expected a number from {self.minimum} to {self.maximum}, got {value!r}."
             )
@@ -134,11 +135,6 @@ def places(control, value) -> tuple[int, ...]:
     """The whole numbers that stand for `value`: one, or two for a `Point`."""
     place = control.index(value)
     return place if isinstance(place, tuple) else (place,)
-
-
-def key(controls, values: dict) -> str:
-    """The name of a state, the same in Python and in the browser: "3,0,1"."""
-    return ",".join(str(place) for control in controls for place in places(control, values[control.name]))
 
 
 def describe(control) -> dict:
