@@ -7,10 +7,11 @@ from torch import Tensor, nn
 def linear_to_conv(linear: nn.Linear, kernel_size: int | tuple[int, int] = 1) -> nn.Conv2d:
     """The convolution that holds the same numbers as a fully connected layer (lesson 02).
 
-    linear: reads a flattened map of `in_features = C * kh * kw` numbers, in the order of `Tensor.flatten(1)` on (B, C, kh, kw).
+    linear: reads a flattened map of `in_features = C * kh * kw` numbers, in the order of `Tensor.flatten(1)` on
+    (B, C, kh, kw).
     kernel_size: the size (kh, kw) of that map; 1 for a layer that follows another fully connected layer.
-    Returns a `Conv2d(C, out_features, (kh, kw))` with no padding, on the same device. On a map of exactly that size it gives the same
-    numbers; on a larger one it gives them at every place. Long, Shelhamer, Darrell 2015, section 3.1.
+    Returns a `Conv2d(C, out_features, (kh, kw))` with no padding, on the same device. On a map of exactly that size it
+    gives the same numbers; on a larger one it gives them at every place. Long, Shelhamer, Darrell 2015, section 3.1.
     Raises ValueError where `in_features` does not divide by kh * kw.
     """
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
@@ -38,7 +39,7 @@ def linear_to_conv(linear: nn.Linear, kernel_size: int | tuple[int, int] = 1) ->
 
 def bilinear_kernel(kernel_size: int) -> Tensor:
     """The kernel (kernel_size, kernel_size) with which a transposed convolution of stride `(kernel_size + 1) // 2`
-    upsamples bilinearly: a pyramid, highest at its middle. The weight filler of Long, Shelhamer, Darrell 2015, section 3.3."""
+    upsamples bilinearly: a pyramid, highest at its middle. Long, Shelhamer, Darrell 2015, section 3.3."""
     stride = (kernel_size + 1) // 2
     distance = (torch.arange(kernel_size) - (kernel_size - 1) / 2).abs()  # from the middle, in output pixels
     ramp = 1 - distance / stride
@@ -46,7 +47,10 @@ def bilinear_kernel(kernel_size: int) -> Tensor:
 
 
 def bilinear_upsampling(channels: int, kernel_size: int, stride: int) -> nn.ConvTranspose2d:
-    """A transposed convolution that starts as bilinear upsampling, each channel by itself; no bias."""
+    """A transposed convolution without bias that starts as bilinear upsampling, each channel by itself.
+
+    (B, channels, H, W) -> (B, channels, (H - 1) * stride + kernel_size, likewise W). It is exactly bilinear, away from
+    the borders, where `kernel_size` is `2 * stride - stride % 2`."""
     layer = nn.ConvTranspose2d(channels, channels, kernel_size, stride, bias=False)
     with torch.no_grad():
         layer.weight.zero_()

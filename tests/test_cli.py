@@ -195,7 +195,8 @@ def test_learn_serves_the_copies_and_nothing_else(place, learning):
     assert status(running.address, "/api/contents/../lessons/00_start.py") == 404
     page = urlopen(running.address, timeout=30).read().decode()
     assert '"news": {"disabled": true}' in page
-    plugin = running.address.replace("/lab/tree/00_start.ipynb", "/lab/api/settings/@jupyter-widgets/jupyterlab-manager:plugin")
+    settings = "/lab/api/settings/@jupyter-widgets/jupyterlab-manager:plugin"
+    plugin = running.address.replace("/lab/tree/00_start.ipynb", settings)
     widgets = json.load(urlopen(plugin, timeout=30))
     assert widgets["schema"]["properties"]["saveState"]["default"] is True
 

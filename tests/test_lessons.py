@@ -25,8 +25,8 @@ def solve(notebook: nbformat.NotebookNode, exercises: dict) -> set[str]:
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
-        names = {node.name for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)} & set(exercises)
-        if names:
+        functions = [node.name for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)]
+        if names := set(functions) & set(exercises):
             name, = names
             cell.source = exercises[name].source()
             found |= names
@@ -40,7 +40,8 @@ def execute(lesson: Path, solved: bool, tmp_path: Path, monkeypatch) -> dict[str
     if solved:
         assert solve(notebook, exercises) == set(exercises), "an exercise of the package has no stub in the lesson"
     start = time.perf_counter()
-    NotebookClient(notebook, kernel_name="python3", timeout=SECONDS, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, kernel_name="python3", timeout=SECONDS, resources=place).execute()
     print(f"\n{lesson.stem}: {time.perf_counter() - start:.0f} s {'solved' if solved else 'as shipped'}")
     outcomes = {}
     for cell in notebook.cells:

@@ -90,7 +90,7 @@ def test_bilinear_upsampling_is_interpolate(factor):
     x = torch.rand(1, 2, 6, 7)
     upsampled = bilinear_upsampling(2, kernel, factor)(x)
     cut = (kernel - factor) // 2
-    inner = slice(factor, -factor)                    # borders differ: one side pads with zeros, the other repeats the edge
+    inner = slice(factor, -factor)                    # borders differ: zeros here, the edge repeated there
     expected = F.interpolate(x, scale_factor=factor, mode="bilinear")
     found = upsampled[..., cut:cut + 6 * factor, cut:cut + 7 * factor]
     torch.testing.assert_close(found[..., inner, inner], expected[..., inner, inner])

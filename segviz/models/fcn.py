@@ -1,7 +1,7 @@
 """FCN-32s, FCN-16s and FCN-8s on VGG16.
 
-Long, Shelhamer, Darrell 2015, "Fully convolutional networks for semantic segmentation", sections 3 and 4; sizes, paddings and crops as
-in the authors' Caffe models.
+Long, Shelhamer, Darrell 2015, "Fully convolutional networks for semantic segmentation", sections 3 and 4; sizes,
+paddings and crops as in the authors' Caffe models.
 """
 
 from fractions import Fraction
@@ -17,10 +17,11 @@ POOL3, POOL4, POOL5 = 2, 3, 4  # stages of VGG16, counted from 0
 class FCN32s(nn.Module):
     """VGG16 with its classifier turned into convolutions; scores at stride 32, upsampled 32 times in one step.
 
-    num_classes: channels of the logits. in_channels: channels of the image. width: channels of the first stage; 64 is the paper's.
-    padding: zeros around the image. The reference uses 100, so that even a small image leaves fc6 (7x7, no padding of its own) a
-    map to read; each output is then cropped back to the image. `padding=1` is a lighter variant for small images: fc6 pads by 3
-    and the crops follow. The weights have the same shapes.
+    num_classes: channels of the logits. in_channels: channels of the image.
+    width: channels of the first stage; 64 is the paper's.
+    padding: zeros around the image. The reference uses 100, so that even a small image leaves fc6 (7x7, no padding of
+    its own) a map to read; each output is then cropped back to the image. `padding=1` is a lighter variant for small
+    images: fc6 pads by 3 and the crops follow. The weights have the same shapes.
 
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W).
     """
@@ -60,9 +61,9 @@ class FCN32s(nn.Module):
         return _crop(self.upsamplings[-1](x), final_crop, images.shape)
 
     def crops(self) -> list[int]:
-        """How many rows and columns are cut at the top and left after each upsampling, so that maps lie on each other: 19 for
-        FCN-32s; 5, 27 for FCN-16s; 5, 9, 31 for FCN-8s at the reference's padding. A negative number is cut from the upsampled map
-        instead of the skip's."""
+        """How many rows and columns are cut at the top and left after each upsampling, so that maps lie on each other:
+        19 for FCN-32s; 5, 27 for FCN-16s; 5, 9, 31 for FCN-8s at the reference's padding. A negative number is cut from
+        the upsampled map instead of the skip's."""
 
         def where(stage: int) -> Fraction:  # the image's pixel 0, in coordinates of the map behind `stage`
             place = Fraction(self.padding - 1)  # a 3x3 convolution that pads by 1 leaves it in its place
@@ -90,7 +91,8 @@ class FCN16s(FCN32s):
 class FCN8s(FCN32s):
     """FCN-32s with pool4's scores added at stride 16 and pool3's at stride 8. Arguments as for `FCN32s`.
 
-    The paper's "at once" training scales pool4 by 0.01 and pool3 by 0.0001; here, as in the staged training, they are not scaled."""
+    The paper's "at once" training scales pool4 by 0.01 and pool3 by 0.0001; here, as in the staged training, they are
+    not scaled."""
 
     skips = (POOL4, POOL3)
 

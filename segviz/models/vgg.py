@@ -1,7 +1,7 @@
 """VGG16, the backbone of FCN, DeconvNet and DeepLab v1.
 
-Simonyan and Zisserman 2015, "Very deep convolutional networks", table 1, configuration D: thirteen 3x3 convolutions in five
-stages, each closed by a 2x2 pooling of stride 2.
+Simonyan and Zisserman 2015, "Very deep convolutional networks", table 1, configuration D: thirteen 3x3 convolutions in
+five stages, each closed by a 2x2 pooling of stride 2.
 """
 
 from torch import nn
