@@ -20,7 +20,7 @@ RULES = {
     "exercises.progress": set(),
     "data": {"data", "draw"},
     "models": {"models", "layers"},
-    "live": {"draw", "metrics"},
+    "live": {"draw"},
     "training": {"metrics", "live"},
     "exercises": MIDDLE | {"exercises"},
     "widgets": MIDDLE | {"widgets"},

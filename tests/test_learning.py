@@ -5,7 +5,7 @@ import re
 import pytest
 from browser import command, open_notebook, run_all, run_cell
 
-from segviz import copies
+from segviz import copies, course
 from segviz.exercises import lesson_02
 
 pytestmark = pytest.mark.slow
@@ -30,8 +30,8 @@ def cell_with(page, words: str) -> int:
 
 def show(page, number: int):
     """Scrolls to a cell; returns what is in it."""
-    page.evaluate("async number => { await window.jupyterapp.shell.currentWidget.content.scrollToItem(number); return null; }",
-                  number)
+    scroll = "await window.jupyterapp.shell.currentWidget.content.scrollToItem(number)"
+    page.evaluate(f"async number => {{ {scroll}; return null; }}", number)
     return page.locator(f'.jp-Cell[data-windowed-list-index="{number}"]')
 
 
@@ -74,9 +74,13 @@ def move_the_explorer(page):
     assert re.match(r"Input 128 x (4|5|6|7|8)\d, ", shown), shown
 
 
-def test_an_untouched_copy_is_renewed_and_the_solved_one_kept(lab):
-    """What the browser test left behind is an edited copy: an update must not touch it."""
+def test_an_update_keeps_the_solved_copy_and_renews_the_others(lab, tmp_path):
+    """What the browser test left behind is an edited copy: an update of the course must not touch it."""
     before = (lab.root / NAME).read_bytes()
     assert b"// stride + 1" in before
-    copies.prepare(lab.root)
+    for source in course.LESSONS.glob("[0-9][0-9]_*.py"):
+        (tmp_path / source.name).write_text(source.read_text(encoding="utf-8") + "\n# %% [markdown]\n# More.\n",
+                                            encoding="utf-8")
+    changes = {change.lesson.number: change.kind for change in copies.prepare(lab.root, tmp_path)}
+    assert changes.pop("02") == "kept" and set(changes.values()) == {"renewed"}
     assert (lab.root / NAME).read_bytes() == before
