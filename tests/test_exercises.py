@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 import segviz.exercises
 import segviz.metrics
 from segviz.exercises import engine, lesson_00, lesson_01, lesson_02
+from segviz.exercises.progress import Progress
 from segviz.layers import linear_to_conv
 
 LESSONS = [importlib.import_module(f"segviz.exercises.{m.name}") for m in pkgutil.iter_modules(segviz.exercises.__path__)
@@ -239,6 +241,39 @@ def test_outcomes(answer, outcome, words):
     assert outcome in result._repr_html_() and words.replace("`", "`") in repr(result)
 
 
+ENDLESS = """
+def endless(*case):
+    print("started", flush=True)
+    while True:
+        pass
+exercises.window_count.check(endless)
+"""
+
+
+def test_an_endless_loop_is_stopped_and_the_kernel_goes_on():
+    """The stop button in a real kernel: the check says so, the next one passes, and both are in the progress."""
+    manager, client = start_new_kernel()
+    said = []
+
+    def hook(message):
+        content = message["content"]
+        said.append(content.get("text") or content.get("data", {}).get("text/plain") or content.get("evalue") or "")
+        if "started" in said[-1]:
+            manager.interrupt_kernel()
+
+    try:
+        for code in ("from segviz.exercises import lesson_02 as exercises", ENDLESS,
+                     "exercises.window_count.check(exercises.window_count.reference)"):
+            client.execute_interactive(code, output_hook=hook, timeout=120)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    words = " ".join(said)
+    assert "You interrupted the check" in words and "Passed" in words.partition("interrupted")[2]
+    row = Progress().outcomes()["02", "window_count"]
+    assert (row.outcome, row.attempts) == ("passed", 2)
+
+
 def test_a_raised_error_names_the_learners_line():
     assert f"line {_raises.__code__.co_firstlineno + 1} of your cell" in EXERCISE.check(_raises).message
 
@@ -278,7 +313,6 @@ def test_messages_are_escaped():
 
 
 def test_progress_is_kept_and_counts():
-    from segviz.exercises.progress import Progress
     EXERCISE.check(_raises)
     EXERCISE.check(EXERCISE.reference)
     EXERCISE.check(None)
