@@ -61,29 +61,31 @@ def _dataset_in_place(matrices):
     return np.float32(np.nanmean(_iou_loop(matrices[0])))
 
 
-def _band_loop(mask, width):
-    band = torch.zeros_like(mask)
-    height, breadth = mask.shape
-    for r in range(height):
-        for c in range(breadth):
-            if mask[r, c]:
-                inside = r >= width and c >= width and r + width < height and c + width < breadth
-                around = mask[max(r - width, 0):r + width + 1, max(c - width, 0):c + width + 1]
-                band[r, c] = not (inside and around.all())
-    return band.int()
+def _bands_loop(truth, guess, width):
+    def band(mask):
+        found = set()
+        height, breadth = mask.shape
+        for r, c in mask.nonzero().tolist():
+            around = [(i, j) for i in range(r - width, r + width + 1) for j in range(c - width, c + width + 1)]
+            if any(not (0 <= i < height and 0 <= j < breadth) or not mask[i, j] for i, j in around):
+                found.add((r, c))
+        return found
+
+    return len(band(truth) & band(guess)) / len(band(truth) | band(guess))
 
 
-def _band_steps(mask, width):
-    core = mask.clone()
-    for _ in range(width):
-        core = F.conv2d(core.float()[None, None], torch.ones(1, 1, 3, 3), padding=1)[0, 0] == 9
-    return (mask ^ core).numpy()
+def _bands_steps(truth, guess, width):
+    def band(mask):
+        core = mask.clone()
+        for _ in range(width):
+            core = F.conv2d(core.float()[None, None], torch.ones(1, 1, 3, 3), padding=1)[0, 0] == 9
+        return (mask ^ core).numpy()
+
+    return np.logical_and(band(truth), band(guess)).sum() / np.logical_or(band(truth), band(guess)).sum()
 
 
-def _band_double(mask, width):
-    padded = np.pad(mask.numpy(), width)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * width + 1,) * 2)
-    return mask.numpy() & ~windows.all((2, 3))
+def _bands_counts(truth, guess, width):
+    return segviz.metrics.boundary_iou(guess.long(), truth.long(), 2, width=width)[1]
 
 
 def _count_loop(size, window, stride):
@@ -126,7 +128,7 @@ RIGHT = {
                                  lambda m: torch.tensor([_dataset_numpy(m)]).squeeze()],
     lesson_01.blind_accuracy: [lambda c: max(row.sum() / c.sum() for row in c), lambda c: float(max(c.sum(1).tolist())) / float(c.sum()),
                                lambda c: np.max(c.numpy().sum(axis=1)) / c.numpy().sum()],
-    lesson_01.boundary_band: [_band_loop, _band_steps, _band_double],
+    lesson_01.boundary_iou: [_bands_loop, _bands_steps, _bands_counts],
     lesson_02.window_count: [_count_loop, lambda s, w, t: float(int((s - w) / t) + 1), lambda s, w, t: len(range(0, s - w + 1, t)),
                              lambda s, w, t: torch.zeros(s).unfold(0, w, t).shape[0]],
     lesson_02.fold_matrix: [_fold_loop, lambda m, c, k: m.numpy().reshape(-1, c, k, k), lambda m, c, k: m.unflatten(1, (c, k, k)),

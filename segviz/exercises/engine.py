@@ -80,7 +80,7 @@ class Exercise:
     lesson, name: where it is, e.g. "02" and "window_count". title: what it asks for. hints: vague first, exact last.
     cases: makes the argument tuples that an answer is tried on. mistakes: {what to say: a wrong answer}.
     observe: turns what an answer returns into numbers to compare, `observe(output, *case)`; by default the output
-    itself. praise: what passing shows. tolerance: how far numbers may differ, see `compare`.
+    itself. praise: what passing shows. advice: where to look when a wrong answer is none of the known ones. tolerance: how far numbers may differ, see `compare`.
     """
 
     def __init__(
@@ -92,11 +92,13 @@ class Exercise:
         mistakes: dict[str, Callable],
         observe: Callable | None = None,
         praise: str = "",
+        advice: str = "",
         tolerance: float = 1e-5,
     ):
         self.reference, self.title, self.hints = reference, title, hints
         self.name, self.lesson = reference.__name__, reference.__module__.rpartition("_")[2]
         self._cases, self.mistakes, self.praise, self.tolerance = cases, mistakes, praise, tolerance
+        self._advice = f" {advice}" if advice else ""
         self._observe = observe or (lambda output, *case: output)
         self._hints_shown = 0
 
@@ -133,7 +135,7 @@ class Exercise:
         """The next hint; after the last one, the last one again."""
         number = min(self._hints_shown + 1, len(self.hints))
         self._hints_shown = number
-        more = "" if number < len(self.hints) else " There are no more hints; .solution() shows one way."
+        more = "" if number < len(self.hints) else "\nThere are no more hints; .solution() shows one way."
         return Note(f"Hint {number} of {len(self.hints)}.", self.hints[number - 1] + more)
 
     def solution(self) -> Note:
@@ -173,7 +175,7 @@ class Exercise:
             try:
                 self._compare(output, case, answer)
             except Mismatch as mismatch:
-                return Result(WRONG, self._known_mistake(answer, cases) or str(mismatch))
+                return Result(WRONG, self._known_mistake(answer, cases) or f"{mismatch}{self._advice}")
         return Result(PASSED, self.praise or f"{len(cases)} cases agree with the reference.")
 
     def _compare(self, output, case: tuple, answer) -> None:

@@ -25,6 +25,9 @@ def _score_maps() -> list[tuple]:
         "You returned the highest *score* of each pixel. A label is the *place* of that score: argmax, not max.": lambda scores: (
             scores.max(0).values
         ),
+        "max along a dimension gives two things, the values and their places (.indices). A label is the place.": lambda scores: (
+            scores.max(0)
+        ),
         "You took the argmax along the height. The classes lie along dimension 0.": lambda scores: scores.argmax(1),
         "You took the argmax along the width, the last dimension. The classes lie along dimension 0.": lambda scores: (
             scores.argmax(-1)
@@ -71,6 +74,9 @@ def _masks() -> list[tuple]:
         "Your shares do not add up to 1, because void pixels are among those you divide by. Nobody knows their class: leave them out.": lambda mask, num_classes: [
             (mask == c).float().mean() for c in range(num_classes)
         ],
+        "255 was counted as a class, so your list goes on up to it. Void is no class: drop those pixels first.": lambda mask, num_classes: (
+            torch.bincount(mask.flatten(), minlength=num_classes) / mask.numel()
+        ),
         "Those are pixel counts. Divide by the number of pixels that are not void.": lambda mask, num_classes: [
             (mask == c).sum() for c in range(num_classes)
         ],

@@ -63,6 +63,9 @@ def _loop_iou(counts):
         "A class that occurs neither in the truth nor in the prediction has no IoU. You gave it 1, a prize for an empty class: use NaN.": lambda counts: (
             _iou(counts, 1.0)
         ),
+        "A class that is predicted and never true has an IoU of 0: it was invented. NaN is for a class that occurs in neither.": lambda counts: (
+            torch.where(counts.sum(1) > 0, _iou(counts), NAN)
+        ),
         "That is one number, the mean. Here each class is asked for.": lambda counts: _iou(counts).nanmean(),
         "Those are the errors' share of the union, 1 - IoU.": lambda counts: 1 - _iou(counts),
     },
@@ -110,6 +113,10 @@ def _per_image_counts() -> list[tuple]:
         "An absent class makes your whole mean NaN. Average over the classes that occur: nanmean.": lambda matrices: (
             _iou(sum(matrices)).mean()
         ),
+        "Those are the IoUs of all classes, rightly added first. Now take their mean.": lambda matrices: _iou(sum(matrices)),
+        "An absent class came in as 1 and lifted the mean. Leave NaN out: nanmean.": lambda matrices: (
+            torch.nan_to_num(_iou(sum(matrices)), 1.0).mean()
+        ),
         "That is the mean IoU of the last image alone.": lambda matrices: _iou(matrices[-1]).nanmean(),
         "You weighted the classes by how often they occur: that is frequency-weighted IoU. In mean IoU each class has one vote.": lambda matrices: (
             (torch.nan_to_num(_iou(sum(matrices))) * sum(matrices).sum(1) / sum(matrices).sum()).sum()
@@ -152,6 +159,10 @@ def _tables() -> list[tuple]:
         "That is 1 / C, a guess among equally frequent classes. These are not equally frequent.": lambda counts: (
             1 / len(counts)
         ),
+        "Those are the shares of all classes. One number is asked for: the largest of them.": lambda counts: counts.sum(1) / counts.sum(),
+        "The largest number on the diagonal says what *this* network got right. The blind one is right on a whole row.": lambda counts: (
+            counts.diagonal().max() / counts.sum()
+        ),
         "That is a number of pixels. Divide by all of them.": lambda counts: counts.sum(1).max(),
         "You chose the rarest class. A lazy network chooses the most frequent.": lambda counts: (
             counts.sum(1).min() / counts.sum()
@@ -166,13 +177,14 @@ def blind_accuracy(counts):
 
 
 def _shapes() -> list[tuple]:
-    blob = torch.zeros(12, 14, dtype=torch.bool)
-    blob[3:9, 2:11] = True
-    corner = torch.zeros(9, 9, dtype=torch.bool)
-    corner[:5, :4] = True
-    thin = torch.zeros(8, 10, dtype=torch.bool)
-    thin[:, 4] = True
-    return [(blob, 1), (blob, 2), (corner, 1), (thin, 1), (corner, 3)]
+    blob = torch.zeros(14, 16, dtype=torch.bool)
+    blob[3:11, 2:12] = True
+    corner = torch.zeros(14, 16, dtype=torch.bool)
+    corner[:6, :9] = True
+    ell = torch.zeros(14, 16, dtype=torch.bool)
+    ell[2:12, 3:8] = ell[7:12, 3:14] = True
+    everything = torch.ones(14, 16, dtype=torch.bool)
+    return [(blob, blob.roll(1, 1), 1), (blob, ell, 2), (corner, blob, 2), (everything, corner, 3), (ell, ell.roll(1, 0), 2)]
 
 
 def _band(mask, width, pad=1.0):
@@ -180,45 +192,53 @@ def _band(mask, width, pad=1.0):
     return mask & (F.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0] > 0)
 
 
-def _grown(mask, width):
-    return F.max_pool2d(mask.float()[None, None], 2 * width + 1, stride=1, padding=width)[0, 0] > 0
+def _overlap(a, b):
+    return (a & b).sum() / (a | b).sum()
 
 
 @exercise(
-    "Cut out the band along a contour",
+    "Score two masks along their contours",
     hints=(
-        "A pixel of the mask is in the band if, within `width` rows and columns of it, there is a pixel that is *not* in the mask.",
-        "The largest value in a neighbourhood is a max pooling: of `~mask`, kernel 2 * width + 1, stride 1.",
-        "Beyond the image nothing is in the mask: pad `~mask` with 1 (F.pad(..., value=1.0)) before pooling, then keep what is in the mask.",
+        "Which pixels of each mask count? Those of its band. What do you do with two sets of pixels?",
+        "Take the band of each mask by itself. Then IoU: what is in both bands, over what is in either.",
+        "a, b = band(truth, width), band(guess, width); then (a & b).sum() / (a | b).sum().",
     ),
     cases=_shapes,
     mistakes={
-        "Your band misses the edge of the image. Beyond it nothing is in the mask, so the edge is contour too: pad with 1.": lambda mask, width: (
-            _band(mask, width, 0.0)
+        "That is the IoU of the whole masks. Their insides drown the contour: take the bands first.": lambda t, g, w: _overlap(t, g),
+        "You looked at both masks inside the truth's band. The guess has a contour of its own: take its own band.": lambda t, g, w: (
+            _overlap(t & _band(t, w), g & _band(t, w))
         ),
-        "Your band lies *outside* the mask. Boundary IoU keeps the pixels of the mask itself.": lambda mask, width: (
-            _grown(mask, width) & ~mask
+        "You divided by the truth's band alone: band pixels of the guess that lie elsewhere must count against it.": lambda t, g, w: (
+            (_band(t, w) & _band(g, w)).sum() / _band(t, w).sum()
         ),
-        "Your band lies on both sides of the contour. Keep only its inner half: pixels of the mask.": lambda mask, width: (
-            _grown(mask, width) & ~(mask & ~_band(mask, width))
+        "That is Dice: what is in both bands counts double. IoU has it once above and once below.": lambda t, g, w: (
+            2 * (_band(t, w) & _band(g, w)).sum() / (_band(t, w).sum() + _band(g, w).sum())
         ),
-        "That is the inside without the band: what is left after erosion. The band is the rest of the mask.": lambda mask, width: (
-            mask & ~_band(mask, width)
+        "You took the bands of the intersection and of the union. First the band of each mask, then intersection and union.": lambda t, g, w: (
+            _band(t & g, w).sum() / _band(t | g, w).sum()
         ),
-        "You returned the mask itself.": lambda mask, width: mask,
-        "Your band is one pixel too wide.": lambda mask, width: _band(mask, width + 1),
-        "Your band has half the width: a kernel that reaches `width` to either side is 2 * width + 1 wide.": lambda mask, width: (
-            _band(mask, width // 2) if width > 1 else torch.zeros_like(mask)
+        "Your bands are one pixel too wide.": lambda t, g, w: _overlap(_band(t, w + 1), _band(g, w + 1)),
+        "Your bands are one pixel wide, whatever the width.": lambda t, g, w: _overlap(_band(t, 1), _band(g, 1)),
+        "You forgot that the edge of the image is contour, too: beyond it nothing is in the mask.": lambda t, g, w: (
+            _overlap(_band(t, w, 0.0), _band(g, w, 0.0))
         ),
-        "Your band is one pixel wide whatever the width.": lambda mask, width: _band(mask, 1),
+        "That is the number of band pixels in both. Divide by those in either.": lambda t, g, w: (_band(t, w) & _band(g, w)).sum(),
+        "You compared what is left *without* the bands. Boundary IoU keeps the bands.": lambda t, g, w: (
+            _overlap(t & ~_band(t, w), g & ~_band(g, w))
+        ),
     },
-    praise="Inside this band boundary IoU compares two masks, and nowhere else.",
+    praise="One shift of a pixel, and this score notices.",
 )
-def boundary_band(mask, width):
-    """mask bool (H, W) -> bool (H, W): its pixels with a non-mask pixel, or the image's end, within `width` rows and columns."""
-    outside = F.pad((~mask).float()[None, None], [width] * 4, value=1.0)
-    near_outside = F.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0] > 0
-    return mask & near_outside
+def boundary_iou(truth, guess, width):
+    """truth, guess: bool (H, W) -> the IoU of their contour bands, `width` pixels wide."""
+
+    def band(mask):
+        outside = F.pad((~mask).float()[None, None], [width] * 4, value=1.0)
+        return mask & (F.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0] > 0)
+
+    in_both = (band(truth) & band(guess)).sum()
+    return in_both / (band(truth) | band(guess)).sum()
 
 
-EXERCISES = {item.name: item for item in (class_iou, dataset_mean_iou, blind_accuracy, boundary_band)}
+EXERCISES = {item.name: item for item in (class_iou, blind_accuracy, boundary_iou, dataset_mean_iou)}

@@ -33,6 +33,14 @@ TITLE = "A fully connected layer is a convolution"
         "You rounded up: a last window that sticks out of the image is not computed. Round down.": lambda s, w, t: (
             -(-(s - w) // t) + 1
         ),
+        "You wrote 40 and 8, the numbers of this lesson's network. Use the arguments: they are others in each case.": lambda s, w, t: (
+            (s - 40) // 8 + 1
+        ),
+        "That is the number of answers on the whole map. Asked for: along one side.": lambda s, w, t: ((s - w) // t + 1) ** 2,
+        "You subtracted the strides before you divided: (size - window) needs its brackets.": lambda s, w, t: s - w // t + 1,
+        "The 1 belongs outside: first count whole moves, (size - window) // stride, then add the start.": lambda s, w, t: (
+            (s - w + 1) // t
+        ),
         "That is one answer too many: (size - window) // stride counts the moves; add the start once.": lambda s, w, t: (
             (s - w) // t + 2
         ),
@@ -133,6 +141,12 @@ def fold_matrix(matrix, channels, k):
             w,
             w,
         ),
+        "The right numbers in another order. Asked for: top, left, bottom, right.": lambda r, c, w, s: (
+            r * s, r * s + w, c * s, c * s + w
+        ),
+        "You wrote 40 and 8, the numbers of this lesson's network. Use the arguments: they are others in each case.": lambda r, c, w, s: (
+            r * 8, c * 8, r * 8 + 40, c * 8 + 40
+        ),
         "The stride is missing: answer r does not look at row r but at row r * stride and on.": lambda r, c, w, s: (
             r,
             c,
@@ -220,6 +234,8 @@ def _new_weights(head, channels, k) -> nn.Sequential:
         ),
     },
     praise="The same network, and it no longer minds the size of its input.",
+    advice="(Compared are all scores on a map of k x k and on a larger one.) Does each convolution hold its Linear's weights, "
+    "in their order, and its bias? Is there anything more in the network than two convolutions and a ReLU?",
 )
 def fully_convolutional(head, channels, k):
     """head: nn.Sequential(Flatten, Linear, ReLU, Linear) that read (channels, k, k) maps -> a network of convolutions with the same
@@ -234,4 +250,4 @@ def fully_convolutional(head, channels, k):
     return nn.Sequential(hidden, nn.ReLU(), scores)
 
 
-EXERCISES = {item.name: item for item in (window_count, fold_matrix, window_of, fully_convolutional)}
+EXERCISES = {item.name: item for item in (fold_matrix, fully_convolutional, window_count, window_of)}
