@@ -13,7 +13,6 @@ from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import Bar, Bars, Hatch, Image, LabelMap, Panel, State
 
 FARTHEST, THICKEST = 12, 6                           # pixels
-BOUNDARY_WIDTH = 2  # pixels: at 96 x 96 near Cheng et al.'s 2 % of the diagonal
 
 
 class ScoresExplorer(Explorer):
@@ -66,7 +65,7 @@ class ScoresExplorer(Explorer):
     def _disturbed(self, name, right, down, grow, drop) -> State:
         prediction = self.predict(name, right, down, grow, drop)
         counts = metrics.confusion_matrix(prediction, self.mask, len(self.classes))
-        boundary = metrics.boundary_iou(prediction, self.mask, len(self.classes), width=BOUNDARY_WIDTH)
+        boundary = metrics.boundary_iou(prediction, self.mask, len(self.classes))
         wrong = (prediction != self.mask) & (self.mask != VOID)
         iou, accuracy = metrics.class_iou(counts), metrics.pixel_accuracy(counts)
         scores = {"pixel accuracy": accuracy, "freq.-weighted IoU": metrics.frequency_weighted_iou(counts),
@@ -83,7 +82,7 @@ class ScoresExplorer(Explorer):
             ),
             Panel(
                 "Prediction, wrong pixels striped",
-                [LabelMap(shown, self.palette), Hatch(wrong, "ink")],
+                [LabelMap(shown, self.palette), Hatch(wrong, "error")],
                 f"wrong pixels: {int(wrong.sum())}",
             ),
             Panel("Scores, and IoU of each class", [Bars(self._rows(scores, iou, label))]),
