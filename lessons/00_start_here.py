@@ -97,7 +97,7 @@ tuple(images.shape), tuple(scores.shape)          # (B, C, H, W) in, (B, classes
 # were; it should fall.
 #
 # **Predict**: which things will appear first in its answer, and which last? Run the cell, and
-# watch. It takes about half a minute on two cores. The square **■** in the toolbar stops it early:
+# watch. It takes less than a minute on two cores. The square **■** in the toolbar stops it early:
 # the network keeps what it has learned, and the lesson goes on, though what the text says may then
 # not hold.
 
@@ -137,7 +137,7 @@ for ax, words in zip(axes[6::7], ("the image", "the network", "the truth"), stri
     ax.text(0, 0.5, words, transform=ax.transAxes, va="center")
 
 # %% [markdown]
-# Not bad for half a minute. How good is it, in one number? **Pixel accuracy** is the share of
+# Not bad for so short a time. How good is it, in one number? **Pixel accuracy** is the share of
 # pixels that are right, over all 100 scenes.
 
 # %%
@@ -171,8 +171,8 @@ assert iou["sky"] > 0.8 and iou["pole"] < 0.4 and iou["marking"] < 0.4 and share
 #
 # > **Myth or measured?** *"To train a segmentation network you need a GPU and thousands of labelled
 # > photographs."* Half true. For the real world one usually wants a GPU and often many photographs,
-# > though U-Net learned cells from 30 (lesson 8). But the network, its loss and its training loop
-# > are the same here, and you have just run all of them on a laptop.
+# > though U-Net learned from 30 (lesson 8). But the network, its loss and its training loop are the
+# > same here, and you have just run all of them on your own machine.
 
 # %% [markdown]
 # ## Your turn
@@ -247,7 +247,7 @@ exercises.class_shares.check(class_shares)
 #
 # - A segmentation network maps an image (3, H, W) to scores (classes, H, W); the highest score at
 #   each pixel is the label map.
-# - A real one trains in half a minute, from nothing, on two cores.
+# - A real one trains in less than a minute, from nothing, on two cores.
 # - It finds large things first. Its accuracy looks good while the thin things are missing.
 
 # %%

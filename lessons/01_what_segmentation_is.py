@@ -372,7 +372,7 @@ explorer
 def disturbed(name, **change):
     counts = metrics.confusion_matrix(explorer.predict(name, **change), street.mask, 10)
     own = metrics.class_iou(counts)[CLASSES.index(name)].item()
-    print(f"{name:<9}{str(change):<15} its own IoU {own:.3f}    ", end="")
+    print(f"{name:<9}{change!s:<15} its own IoU {own:.3f}    ", end="")
     show(counts)
     return metrics.pixel_accuracy(counts), own
 

@@ -231,7 +231,8 @@ tuple(answers.shape)
 def in_place(cells):
     """A map of cells, each drawn over the 8 x 8 pixels at the middle of its window."""
     blocks = cells.repeat_interleave(8, -2).repeat_interleave(8, -1)
-    return nn.functional.pad(blocks, [(WINDOW - 8) // 2] * 4)      # no window's middle is nearer
+    border = (WINDOW - 8) // 2               # no window's middle is nearer to the edge
+    return nn.functional.pad(blocks, [border] * 4)
 
 chances = answers.softmax(1)[0]                        # (4, 12, 12)
 figure, axes = draw.panels(4, size=2.3, titles=("the scene", "car?", "boat?", "tree?"))
@@ -427,7 +428,8 @@ for name, iou in zip(NAMES, metrics.class_iou(counts), strict=True):
 # **Predict:** the pixel accuracy of this map, and that of a map that says "other" everywhere.
 
 # %%
-accuracy, blind = metrics.pixel_accuracy(counts), (counts.sum(1).max() / counts.sum()).item()
+accuracy = metrics.pixel_accuracy(counts)
+blind = (counts.sum(1).max() / counts.sum()).item()
 print(f"its pixel accuracy {accuracy:.3f}    \"other\" everywhere {blind:.3f}")
 assert accuracy < blind
 
@@ -444,9 +446,9 @@ for k, s in enumerate((pictures[7], pictures[12])):
 # Pink is car, wine boat, green tree; black is void. The cars are there, as heaps of bricks.
 # Measured by accuracy the map is worse than no map at all. Three things are wrong with it:
 #
-# - It raises **false alarms**: half of a scene's windows look to it like a boat or a tree. In its
-#   training a quarter of the crops were "other"; in a scene nearly everything is. A network that is
-#   to label pixels should be *trained* on whole scenes, pixel by pixel, as in lesson 0.
+# - It raises **false alarms**: it sees boats and trees where there are none. In its training a
+#   quarter of the crops were "other"; in a scene nearly everything is. A network that is to label
+#   pixels should be *trained* on whole scenes, pixel by pixel, as in lesson 0.
 # - An answer looks through a window of 40 pixels and does not know *which* of them hold the car.
 #   How far does an answer look, and at what? **Lesson 3: receptive fields.**
 # - There is one answer for 8 × 8 pixels. How does a small map become a large one again? **Lesson 4:

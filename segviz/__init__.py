@@ -2,8 +2,8 @@
 
 import os
 
-# Threads of torch that wait for each other otherwise spin, and when anything else (a browser, a second notebook) wants the
-# same cores, training on two cores took 15 times as long. Read when torch is loaded; a setting of one's own stays.
+# Threads of torch that wait for each other would spin otherwise: two trainings at once on two cores then took 15 times
+# as long. It is read when torch is loaded, which the lessons do later; a setting of one's own stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"

@@ -8,8 +8,8 @@ import numpy as np
 
 VOID = 255
 
-# Paul Tol's "muted" scheme (Technical note SRON/EPS/TN/09-002, 3.2): ten colours that stay apart under the common
-# colour deficiencies. The order is that of `segviz.data.toytown.CLASSES`; void is near-black.
+# Paul Tol's "muted" scheme (SRON/EPS/TN/09-002, issue 3.2, 2021): nine colours that stay apart under the common
+# colour deficiencies, and its pale grey, here road. The order is that of `segviz.data.toytown.CLASSES`.
 PALETTE = np.array(
     [
         [0x88, 0xCC, 0xEE],  # 0 sky
@@ -137,15 +137,15 @@ def instances(ax, picture, instance_map, title: str | None = None, alpha: float 
 
 
 def legend(ax, classes, palette: np.ndarray = PALETTE, void: bool = True):
-    """A legend of colours and class names, and nothing else, on an axis of its own."""
+    """A legend of colours, class numbers and names, and nothing else, on an axis of its own."""
     from matplotlib.patches import Patch
 
     entries = [
-        Patch(facecolor=palette[i] / 255, edgecolor="#555555", linewidth=0.5, label=name)
+        Patch(facecolor=palette[i] / 255, edgecolor="#555555", linewidth=0.5, label=f"{i}  {name}")
         for i, name in enumerate(classes)
     ]
     if void:
-        entries.append(Patch(facecolor=VOID_COLOUR / 255, label="void"))
+        entries.append(Patch(facecolor=VOID_COLOUR / 255, label=f"{VOID}  void"))
     ax.axis("off")
     return ax.legend(handles=entries, loc="center left", frameon=False, fontsize=9, borderaxespad=0)
 

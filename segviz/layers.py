@@ -39,7 +39,8 @@ def linear_to_conv(linear: nn.Linear, kernel_size: int | tuple[int, int] = 1) ->
 
 def bilinear_kernel(kernel_size: int) -> Tensor:
     """The kernel (kernel_size, kernel_size) with which a transposed convolution of stride `(kernel_size + 1) // 2`
-    upsamples bilinearly: a pyramid, highest at its middle. Long, Shelhamer, Darrell 2015, section 3.3."""
+    upsamples bilinearly: a pyramid, highest at its middle. `upsample_filt` in the reference code
+    of Long, Shelhamer, Darrell 2015 (the idea: section 3.3)."""
     stride = (kernel_size + 1) // 2
     distance = (torch.arange(kernel_size) - (kernel_size - 1) / 2).abs()  # from the middle, in output pixels
     ramp = 1 - distance / stride

@@ -1,7 +1,8 @@
 """Scores of a segmentation, all of them functions of counts.
 
-Count first, over the *whole data set*, then divide once: `confusion_matrix` of each batch, summed, and every score
-is a function of that one matrix. Averaging a score over images or batches gives another number (lesson 01 shows both).
+Count first, over the *whole data set*, then divide once: `confusion_matrix` of each batch, summed; every score is a
+function of that one matrix, but boundary IoU, which has counts of its own. Averaging a score over images or batches
+gives another number (lesson 01 shows both).
 """
 
 import torch
@@ -58,8 +59,8 @@ def boundary_iou(
 ) -> Tensor:
     """IoU of each class within a band along its own contour, float64 (C,); NaN for a class that occurs nowhere.
 
-    Cheng et al. 2021, "Boundary IoU", section 4: of each mask only the pixels within `width` pixels of its contour
-    count (inside the mask). Like the paper's code, `width` is by default 2 % of the image's diagonal, and the edge of
+    Cheng et al. 2021, "Boundary IoU": of each mask only the pixels within `width` pixels of its contour
+    count (inside the mask). As in the paper's code, `width` is by default 2 % of the image's diagonal, and the edge of
     the image counts as contour. The paper has no void: here void pixels of the target are cut out of both masks first.
 
     prediction, target: integer (H, W) or (B, H, W); counts are summed over B before the one division.

@@ -1,5 +1,9 @@
 """`fit` and `evaluate`: they learn, repeat, stop, and refuse in words."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -236,3 +240,13 @@ def test_names_are_one_a_class():
 def test_a_missing_gpu_is_said_in_words():
     with pytest.raises(ValueError, match="segviz doctor"):
         training.choose_device("cuda")
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_without_spinning(own, expected):
+    """Set before torch is loaded, or it would not be heard; a setting of the learner's own stays."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": own} if own else {}
+    run = "import sys, os, segviz; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    shown = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True).stdout
+    assert shown.split() == ["False", expected]

@@ -80,7 +80,8 @@ class Exercise:
     lesson, name: where it is, e.g. "02" and "window_count". title: what it asks for. hints: vague first, exact last.
     cases: makes the argument tuples that an answer is tried on. mistakes: {what to say: a wrong answer}.
     observe: turns what an answer returns into numbers to compare, `observe(output, *case)`; by default the output
-    itself. praise: what passing shows. advice: where to look when a wrong answer is none of the known ones. tolerance: how far numbers may differ, see `compare`.
+    itself. praise: what passing shows. advice: where to look when a wrong answer is none of the known ones.
+    tolerance: how far numbers may differ, see `compare`.
     """
 
     def __init__(

@@ -19,9 +19,10 @@ class FCN32s(nn.Module):
 
     num_classes: channels of the logits. in_channels: channels of the image.
     width: channels of the first stage; 64 is the paper's.
-    padding: zeros around the image. The reference uses 100, so that even a small image leaves fc6 (7x7, no padding of
-    its own) a map to read; each output is then cropped back to the image. `padding=1` is a lighter variant for small
-    images: fc6 pads by 3 and the crops follow. The weights have the same shapes.
+    padding: zeros around the image. The reference uses 100, so that the output covers an image of any size: even a
+    small one leaves fc6 (7x7, no padding of its own) a map to read. Each output is cropped back to the image.
+    `padding=1` is a lighter variant for small images: fc6 pads by 3 and the crops follow. The weights have the same
+    shapes.
 
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W).
     """
@@ -91,8 +92,8 @@ class FCN16s(FCN32s):
 class FCN8s(FCN32s):
     """FCN-32s with pool4's scores added at stride 16 and pool3's at stride 8. Arguments as for `FCN32s`.
 
-    The paper's "at once" training scales pool4 by 0.01 and pool3 by 0.0001; here, as in the staged training, they are
-    not scaled."""
+    The "at once" training of the journal version (Shelhamer, Long, Darrell 2017) scales pool4 by 0.01 and pool3 by
+    0.0001; here, as in the staged training, they are not scaled."""
 
     skips = (POOL4, POOL3)
 

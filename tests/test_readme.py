@@ -1,0 +1,42 @@
+"""The README is true: its pictures and links are there, its commands exist, its numbers are those of the results."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "data" / "results"
+
+
+def test_links_and_pictures_are_there():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(targets) > 5
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"make ([a-z]+)\b", README)) - {"needs"}
+    assert {"learn", "test"} <= targets
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.M)] == []
+
+
+def test_every_lesson_has_its_row_and_its_seconds():
+    seconds = json.loads((RESULTS / "lessons.json").read_text())["lessons"]
+    for lesson in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py")):
+        row = next(line for line in README.splitlines() if f"lessons/{lesson.name}" in line)
+        assert row.rstrip(" |").endswith(f"| {seconds[lesson.stem]['seconds']:.0f}")
+
+
+def test_the_scoreboards_are_the_measured_ones():
+    for lesson in json.loads((RESULTS / "lessons.json").read_text())["lessons"].values():
+        for line in lesson["scoreboard"]:
+            assert line in README
+
+
+def test_the_speeds_are_the_measured_ones():
+    explorers = json.loads((RESULTS / "explorers.json").read_text())["runs"]["Nagle off"]
+    for name in ("scores", "sliding"):
+        for where in ("kernel", "browser"):
+            assert f"{explorers[name][where]['drawn_p95']} ms" in README
