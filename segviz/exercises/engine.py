@@ -6,29 +6,19 @@ known wrong answers, the learner hears what that mistake is; otherwise, the firs
 
 import ast
 import copy
-import dis
 import html
 import inspect
-import random
 import textwrap
-import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from segviz.exercises import progress
+from segviz.exercises.answers import Mismatch, compare, describe, error_in_words, in_words, is_stub, run, settings_kept
 from segviz.exercises.progress import Progress
 
 PASSED, WRONG, RAISED, NOT_ATTEMPTED = "passed", "wrong", "raised", "not attempted"
 SIGNS = {PASSED: ("✓", "#117733"), WRONG: ("✗", "#CC3311"), RAISED: ("!", "#AA4499"), NOT_ATTEMPTED: ("…", "#777777")}
-
-
-class Mismatch(Exception):
-    """Why an answer is not the reference's, in words for the learner."""
 
 
 @dataclass
@@ -123,13 +113,13 @@ class Exercise:
                 RAISED, "You interrupted the check. Does a loop never end? Nothing is lost: mend it and check again."
             )
         except BaseException as error:  # the promise above holds for our own mistakes too
-            result = Result(RAISED, f"The check itself failed, which is not your fault: {_words(error)}")
+            result = Result(RAISED, f"The check itself failed, which is not your fault: {error_in_words(error)}")
         try:
             result.notice = _record(self.lesson, self.name, result.outcome)
         except KeyboardInterrupt:
             result.notice = "Interrupted while progress was saved: check again."
         except Exception as error:  # SEGVIZ_HOME=~nobody
-            result.notice = f"Progress was not saved: {_words(error)}. Is SEGVIZ_HOME a folder of yours?"
+            result.notice = f"Progress was not saved: {error_in_words(error)}. Is SEGVIZ_HOME a folder of yours?"
         return result
 
     def hint(self) -> Note:
@@ -160,19 +150,19 @@ class Exercise:
         if not callable(answer):
             return Result(
                 WRONG,
-                f"The check wants the function itself, but got {_describe(answer)}. Write "
+                f"The check wants the function itself, but got {describe(answer)}. Write "
                 f"exercises.{self.name}.check({self.name}), without calling it.",
             )
         cases = self.cases()
         for case in cases:
             try:
-                output = _run(answer, case)
+                output = run(answer, case)
             except NotImplementedError:
                 return Result(NOT_ATTEMPTED, f"{self.task} Your function still raises NotImplementedError.")
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # SystemExit too: it must not end the kernel
-                return Result(RAISED, f"With {_arguments(case)} your code raised {_words(error, answer)}")
+                return Result(RAISED, f"With {in_words(case)} your code raised {error_in_words(error, answer)}")
             try:
                 self._compare(output, case, answer)
             except Mismatch as mismatch:
@@ -182,26 +172,26 @@ class Exercise:
     def _compare(self, output, case: tuple, answer) -> None:
         if output is None or output is ...:
             raise Mismatch("Your function returns nothing. Did you forget `return`?")
-        expected = self._observed(_run(self.reference, case), case)
+        expected = self._observed(run(self.reference, case), case)
         try:
             seen = self._observed(output, case)
         except (KeyboardInterrupt, Mismatch):
             raise
         except BaseException as error:
             raise Mismatch(
-                f"With {_arguments(case)} your function returned {_describe(output)}, and using it raised "
-                f"{_words(error, answer)}"
+                f"With {in_words(case)} your function returned {describe(output)}, and using it raised "
+                f"{error_in_words(error, answer)}"
             ) from None
-        compare(seen, expected, self.tolerance, f"With {_arguments(case)}")
+        compare(seen, expected, self.tolerance, f"With {in_words(case)}")
 
     def _observed(self, output, case: tuple):
-        with _settings_kept():
+        with settings_kept():
             return self._observe(output, *copy.deepcopy(case))
 
     def _known_mistake(self, answer, cases: list[tuple]) -> str | None:
         """The words for the wrong answer that agrees with this one on every case, if there is one."""
         try:
-            outputs = [self._observed(_run(answer, case), case) for case in cases]
+            outputs = [self._observed(run(answer, case), case) for case in cases]
         except KeyboardInterrupt:
             raise
         except BaseException:  # on a later case: not one of ours, then
@@ -211,7 +201,7 @@ class Exercise:
     def _same(self, mistake: Callable, cases: list[tuple], outputs: list) -> bool:
         try:
             for case, output in zip(cases, outputs, strict=True):
-                compare(output, self._observed(_run(mistake, case), case), self.tolerance, "")
+                compare(output, self._observed(run(mistake, case), case), self.tolerance, "")
         except Exception:
             return False
         return True
@@ -220,128 +210,6 @@ class Exercise:
 def exercise(title: str, **parts) -> Callable[[Callable], Exercise]:
     """Turns a reference solution into an `Exercise`; see there for the parts."""
     return lambda reference: Exercise(reference, title, **parts)
-
-
-def compare(output, expected, tolerance: float, where: str) -> None:
-    """Raises `Mismatch`, in words, unless `output` holds the numbers of `expected`, in its shape, to `tolerance`
-    (relative, and absolute). Python numbers, sequences, arrays and tensors of any real type are alike; NaN equals NaN.
-    """
-    numbers, wanted = _numbers(output), _numbers(expected)
-    if numbers is None:
-        raise Mismatch(f"{where} your function should return {_describe(expected)}, but returned {_describe(output)}.")
-    if numbers.shape != wanted.shape:
-        raise Mismatch(f"{where} the result should have shape {wanted.shape}, but yours has {numbers.shape}.")
-    equal = np.isclose(numbers, wanted, rtol=tolerance, atol=tolerance, equal_nan=True)
-    if equal.all():
-        return
-    if wanted.ndim == 0:
-        raise Mismatch(f"{where} the answer is {_short(wanted)}, but yours is {_short(numbers)}.")
-    first = tuple(int(i) for i in np.argwhere(~equal)[0])
-    raise Mismatch(
-        f"{where} {(~equal).sum()} of {equal.size} numbers differ. At {first} the answer is "
-        f"{_short(wanted[first])}, but yours is {_short(numbers[first])}."
-    )
-
-
-def is_stub(function) -> bool:
-    """Whether a function does nothing yet: a docstring, `...`, `pass`, or returning one of the two."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return False
-    idle = {"RESUME", "NOP", "POP_TOP", "CACHE", "COPY_FREE_VARS", "MAKE_CELL"}
-    returned = {"RETURN_VALUE", "RETURN_CONST"}
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_CONST", "RETURN_CONST") and step.argval not in (None, ...):
-            return False
-        if step.opname not in idle | returned | {"LOAD_CONST"}:
-            return False
-    return True
-
-
-def _run(function: Callable, case: tuple):
-    with _settings_kept():
-        return function(*copy.deepcopy(case))
-
-
-@contextmanager
-def _settings_kept():
-    """Puts back what an answer may change for the cells below: random numbers, default dtype, gradient mode."""
-    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-
-
-def _numbers(value) -> np.ndarray | None:
-    """`value` as float64, or None where it is no real number or table of real numbers."""
-    try:
-        array = np.asarray(_listed(value))
-        # Objects are fractions, decimals and None; text that reads as a number is none.
-        return array.astype(np.float64) if array.dtype.kind in "biufO" and not _holds_text(array) else None
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return None
-
-
-def _listed(value):
-    """`value` with every tensor in it as an array."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return (value if value.is_complex() else value.double()).numpy()  # numpy has no bfloat16
-    return [_listed(x) for x in value] if isinstance(value, list | tuple) else value
-
-
-def _holds_text(array: np.ndarray) -> bool:
-    return array.dtype == object and any(isinstance(x, str | bytes) for x in array.flat)
-
-
-def _describe(value) -> str:
-    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim:
-        return f"a {'tensor' if isinstance(value, torch.Tensor) else 'array'} of shape {tuple(value.shape)}"
-    if isinstance(value, torch.nn.Module):
-        return f"a network ({type(value).__name__})"
-    return f"{type(value).__name__} {_shown(value, 40)}"
-
-
-def _arguments(case: tuple) -> str:
-    return f"({', '.join(map(_argument, case))})"
-
-
-def _argument(value) -> str:
-    """A small tensor in numbers, a large one or a network in words."""
-    if isinstance(value, torch.Tensor) and value.numel() <= 12:
-        return _shown(value.tolist(), 60)
-    return _describe(value) if isinstance(value, torch.Tensor | torch.nn.Module) else _shown(value, 60)
-
-
-def _shown(value, length: int) -> str:
-    """`repr(value)` on one line, at most `length` characters; learners' own classes may fail at it."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:
-        return "(without a repr)"
-    return text if len(text) <= length else text[: length - 3] + "..."
-
-
-def _short(value) -> str:
-    return f"{float(value):.6g}"
-
-
-def _words(error: BaseException, answer=None) -> str:
-    """The error's type and message, and the line of `answer`'s own cell where it came up."""
-    cell = getattr(getattr(answer, "__code__", None), "co_filename", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == cell]
-    place = f" (line {lines[-1]} of your cell)" if lines else ""
-    try:
-        message = str(error) or "no message"
-    except Exception:
-        message = "no message"
-    return f"{type(error).__name__}: {message if len(message) <= 300 else message[:297] + '...'}{place}"
 
 
 _stores: dict[Path, Progress] = {}
