@@ -410,8 +410,8 @@ explorer
 def truth_of(mask):
     """Toytown's label map in this lesson's four classes; void stays void."""
     result = torch.zeros_like(mask)
-    for name, label in enumerate(LABELS):
-        result[mask == label] = name
+    for kind, label in enumerate(LABELS[1:], start=1):
+        result[mask == label] = kind
     return result.masked_fill(mask == 255, 255)
 
 def coarse_map(image):
@@ -459,7 +459,7 @@ for k, s in enumerate((pictures[7], pictures[12])):
 # - A fully connected layer on a k × k map is a k × k convolution; the ones after it are 1 × 1. The
 #   numbers are the same.
 # - So a classifier runs on a scene of any size, and gives a coarse map of scores: (size − window) /
-#   stride + 1 on each side.
+#   stride + 1 on each side, rounded down.
 # - Without padding that equals sliding it window by window, at a fraction of the cost.
 # - The map is coarse, because of the stride, and blurred, because of the window.
 
