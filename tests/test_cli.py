@@ -24,9 +24,10 @@ from segviz.exercises.progress import Progress
 
 # The command on a course of its own: the folders are the only thing that is replaced.
 COMMAND = """
-import sys
+import signal, sys
 from pathlib import Path
 from segviz import cli, course
+signal.signal(signal.SIGINT, signal.default_int_handler)   # whoever started the tests may have Ctrl-C ignored
 course.LESSONS, course.COPIES = Path(sys.argv[1]) / "lessons", Path(sys.argv[1]) / "my lessons"
 course._exercise_module = lambda number: None
 sys.argv = ["segviz", *sys.argv[2:]]
