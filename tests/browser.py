@@ -161,14 +161,16 @@ def unrun(page) -> int:
 
 
 def run_all(page, seconds: float = 120) -> None:
-    """Runs every cell and waits for the last; asks again, for a request just after opening can be dropped."""
-    end = time.monotonic() + seconds
+    """Runs every cell and waits for the last. A request just after opening can be dropped: while no cell has been run
+    and the kernel has nothing to do, it is made again."""
+    end, at_first = time.monotonic() + seconds, unrun(page)
     command(page, "notebook:run-all-cells")
     asked = time.monotonic()
     while unrun(page) or page.evaluate(f"() => {KERNEL}?.status !== 'idle'"):
         if time.monotonic() > end:
             raise TimeoutError(f"{unrun(page)} cells have not run after {seconds} s")
-        if time.monotonic() - asked > 5 and page.evaluate(f"() => {KERNEL}?.status === 'idle'"):
+        dropped = unrun(page) == at_first and page.evaluate(f"() => {KERNEL}?.status === 'idle'")
+        if dropped and time.monotonic() - asked > 5:
             command(page, "notebook:run-all-cells")
             asked = time.monotonic()
         page.wait_for_timeout(100)
