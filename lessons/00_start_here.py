@@ -226,7 +226,7 @@ exercises.class_shares.check(class_shares)
 # | | lesson | the question | |
 # |---|---|---|---|
 # | 0 | **Start here** | can I train one? | *this one* |
-# | 1 | **What segmentation is** | what is a good answer, and who measures it? | ready |
+# | 1 | **What segmentation is** | what is a good answer, and how is it measured? | ready |
 # | 2 | **A fully connected layer is a convolution** | how does a classifier learn to say *where*? | ready |
 # | 3 | Receptive fields | how far does an answer look? | to come |
 # | 4 | Making maps larger | how does a small map become a picture again? | to come |

@@ -245,6 +245,8 @@ def show(counts):
     print(f"pixel accuracy {accuracy:.3f}    mean IoU {mean_iou:.3f}")
 
 show(scores.counts)
+share = dict(zip(CLASSES, (scores.counts.sum(1) / scores.counts.sum()).tolist(), strict=True))
+assert share["sky"] + share["grass"] + share["building"] > 0.5
 assert scores.pixel_accuracy > scores.mean_iou + 0.2
 
 # %% [markdown]
