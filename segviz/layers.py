@@ -1,6 +1,7 @@
 """The building blocks that the lessons take apart."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -57,3 +58,173 @@ def bilinear_upsampling(channels: int, kernel_size: int, stride: int) -> nn.Conv
         layer.weight.zero_()
         layer.weight[range(channels), range(channels)] = bilinear_kernel(kernel_size)
     return layer
+
+
+# --- the transposed convolution, in three views (lesson 04)
+
+
+def transposed_size(
+    size: int, kernel_size: int, stride: int = 1, padding: int = 0, output_padding: int = 0, dilation: int = 1
+) -> int:
+    """How many outputs a transposed convolution makes of `size` inputs, along one axis.
+
+    (size - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1. Dumoulin, Visin 2016,
+    chapter 4. A convolution of that stride makes the same size of `stride` different ones; `output_padding` says
+    which of them to go back to. Without it only every `stride`-th size can be had.
+    Raises ValueError where torch has no such layer either: settings out of range, an `output_padding` that is not below
+    the stride or the dilation, no output left.
+    """
+    least = {"size": (size, 1), "kernel_size": (kernel_size, 1), "stride": (stride, 1), "padding": (padding, 0),
+             "output_padding": (output_padding, 0), "dilation": (dilation, 1)}
+    for name, (value, minimum) in least.items():
+        if value < minimum:
+            raise ValueError(f"{name} must be {minimum} or more, got {value}.")
+    if output_padding >= max(stride, dilation):
+        raise ValueError(
+            f"output_padding={output_padding} must be below the stride or the dilation, so at most "
+            f"{max(stride, dilation) - 1} with stride={stride} and dilation={dilation}."
+        )
+    result = (size - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1
+    if result < 1:
+        raise ValueError(
+            f"padding={padding} cuts away everything: {result + 2 * padding} outputs less 2 x {padding} leave "
+            f"{result}. Take less padding, or a larger kernel or stride."
+        )
+    return result
+
+
+def _output_size(maps: Tensor, weight: Tensor, *settings: int) -> list[int]:
+    """(H', W') of a transposed convolution; ValueError where maps and weight do not fit."""
+    if maps.dim() != 4 or weight.dim() != 4 or maps.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"expected maps (B, C, H, W) and a weight (C, D, kh, kw) with the same C; got "
+            f"{tuple(maps.shape)} and {tuple(weight.shape)}"
+        )
+    return [transposed_size(maps.shape[axis], weight.shape[axis], *settings) for axis in (2, 3)]
+
+
+def scatter_and_add(
+    maps: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, output_padding: int = 0, dilation: int = 1
+) -> Tensor:
+    """The transposed convolution as it is meant: every input value stamps the kernel, times itself, into the output.
+
+    The stamps lie `stride` apart; where they overlap they are added. `padding` is cut off all around.
+    maps: (B, C, H, W). weight: (C, D, kh, kw), as `nn.ConvTranspose2d` has it: for each input channel a kernel into
+    each of D output channels. The settings are whole numbers, the same for both axes.
+    Returns (B, D, H', W'), H' and W' by `transposed_size`, whose ValueErrors it raises. Equal to
+    `F.conv_transpose2d`, only slower.
+    """
+    height, width = _output_size(maps, weight, stride, padding, output_padding, dilation)
+    _, channels, *kernel = weight.shape
+    high, wide = (dilation * (size - 1) + 1 for size in kernel)     # what a stamp covers
+    output = maps.new_zeros(len(maps), channels, height + 2 * padding, width + 2 * padding)
+    for row in range(maps.shape[2]):
+        for column in range(maps.shape[3]):
+            stamp = torch.einsum("bc,cdkl->bdkl", maps[:, :, row, column], weight)
+            top, left = row * stride, column * stride
+            output[:, :, top : top + high : dilation, left : left + wide : dilation] += stamp
+    return output[:, :, padding : padding + height, padding : padding + width]
+
+
+def zeros_then_convolution(
+    maps: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, output_padding: int = 0, dilation: int = 1
+) -> Tensor:
+    """The transposed convolution as an ordinary one with stride 1, over the input filled up with zeros.
+
+    `stride - 1` zeros go between neighbours, `output_padding` more below and to the right, and
+    `dilation * (kernel_size - 1) - padding` all around (where that is negative, so much is cut off). The kernel is
+    turned by 180 degrees, and its channels change places. One step over that map is 1 / stride of a step over the
+    input: hence "fractionally strided". Arguments and result as in `scatter_and_add`.
+    """
+    _output_size(maps, weight, stride, padding, output_padding, dilation)
+    batch, channels, *sizes = maps.shape
+    height, width = ((size - 1) * stride + 1 for size in sizes)
+    spread = maps.new_zeros(batch, channels, height + output_padding, width + output_padding)
+    spread[:, :, :height:stride, :width:stride] = maps
+    above, beside = (dilation * (size - 1) - padding for size in weight.shape[2:])
+    around = F.pad(spread, (beside, beside, above, above))
+    return F.conv2d(around, weight.flip(2, 3).transpose(0, 1), dilation=dilation)
+
+
+def convolution_matrix(
+    weight: Tensor, height: int, width: int, stride: int = 1, padding: int = 0, dilation: int = 1
+) -> Tensor:
+    """The matrix of a convolution: `matrix @ image.flatten()` is `F.conv2d(image[None], weight, ...).flatten()`.
+
+    weight: (C, D, kh, kw), as `nn.Conv2d` has it: D input channels, C output channels. height, width: of the input.
+    Returns (outputs, inputs), both counted channel by channel, row by row. Column i is what the convolution makes of
+    an image that is 1 at input i and 0 elsewhere, and that is how it is found.
+    Raises ValueError where the kernel does not fit into the padded input.
+    """
+    _, channels, *kernel = weight.shape
+    for name, size, taps in zip(("height", "width"), (height, width), kernel, strict=True):
+        if size + 2 * padding < dilation * (taps - 1) + 1:
+            raise ValueError(
+                f"a kernel that covers {dilation * (taps - 1) + 1} does not fit into a {name} of {size} with "
+                f"padding={padding}"
+            )
+    inputs = channels * height * width
+    images = torch.eye(inputs, dtype=weight.dtype, device=weight.device).view(inputs, channels, height, width)
+    return F.conv2d(images, weight, stride=stride, padding=padding, dilation=dilation).flatten(1).T
+
+
+def by_transposed_matrix(
+    maps: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, output_padding: int = 0, dilation: int = 1
+) -> Tensor:
+    """The transposed convolution as its name says: the matrix of a convolution, transposed.
+
+    That convolution leads back, from a map of the output's size to one of the input's, with the same weight,
+    stride, padding and dilation. Transposed, its matrix takes (B, C * H * W) to (B, D * H' * W'). So does the backward
+    pass of the convolution. Arguments and result as in `scatter_and_add`.
+    """
+    height, width = _output_size(maps, weight, stride, padding, output_padding, dilation)
+    matrix = convolution_matrix(weight, height, width, stride, padding, dilation)
+    more = output_padding // stride      # not 0 only with a dilation: there the way back would find more than H x W
+    columns = F.pad(maps, (0, more, 0, more)).flatten(1)
+    return (columns @ matrix).view(len(maps), -1, height, width)
+
+
+# --- checkerboards (lesson 05)
+
+
+def overlap(size: int, kernel_size: int, stride: int, layers: int = 1) -> Tensor:
+    """How many paths lead from `size` inputs in a row to each output of `layers` transposed convolutions, one after the
+    other, without padding: integers (n,). It is what they make of ones with weights of one. Odena, Dumoulin, Olah 2016.
+    """
+    paths = torch.ones(1, 1, 1, size, dtype=torch.long)
+    for _ in range(layers):
+        paths = scatter_and_add(paths, torch.ones(1, 1, 1, kernel_size, dtype=torch.long), stride)
+    return paths.flatten()
+
+
+def is_even(kernel_size: int, stride: int, layers: int = 1) -> bool:
+    """Whether `overlap` is the same everywhere away from the borders: whether the stride divides the kernel size.
+
+    One layer reaches outputs 0, s, 2s, ... with the kernel's taps 0, s, 2s, ..., outputs 1, s + 1, ... with the taps
+    1, s + 1, ..., and so on; these are equally many only where s divides k (Odena, Dumoulin, Olah 2016). More `layers`
+    of the same kind change nothing. If s divides k, each makes an even map of an even one. If not, the last layer
+    gives more paths to some of those s sets of outputs than to others, whatever the layers before it did.
+    """
+    if min(kernel_size, stride, layers) < 1:
+        raise ValueError(f"expected whole numbers from 1 up; got {kernel_size}, {stride} and {layers}.")
+    return kernel_size % stride == 0
+
+
+class ResizeConv(nn.Module):
+    """Makes a map larger by resizing it, and only then convolves: no checkerboard. Odena, Dumoulin, Olah 2016.
+
+    (B, in_channels, H, W) -> (B, out_channels, H * scale, W * scale). kernel_size: odd, so that the convolution keeps
+    the size. mode: "nearest" (theirs) or "bilinear".
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, scale: int, kernel_size: int = 3, mode: str = "nearest"
+    ):
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"expected an odd kernel_size, which keeps the size of the map; got {kernel_size}.")
+        self.resize = nn.Upsample(scale_factor=scale, mode=mode)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.conv(self.resize(maps))
