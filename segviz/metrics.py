@@ -92,6 +92,33 @@ def boundary_score(counts: Tensor) -> Tensor:
     return counts[:, 0].double() / counts[:, 1]
 
 
+def checkerboard(maps: Tensor, stride: int) -> float:
+    """How much of a map is a checkerboard: the share, in [0, 1], of its variance that repeats every `stride` pixels.
+
+    That is its energy at the multiples of the frequency 1 / stride, in rows and columns, over its energy at all
+    frequencies, the mean left out of both. By Parseval's theorem it equals the variance of the stride x stride tile of
+    phase means (the mean of all pixels with the same row and column modulo `stride`) over the variance of the map, and
+    is computed so. Of noise it is about (stride**2 - 1) / (H * W), of a constant map 0. Odena, Dumoulin, Olah 2016
+    name the pattern; the measure is this course's.
+
+    maps: (..., H, W), at least 2 * stride on each side; pixels beyond a whole number of periods are left out. Of
+    several maps the energies are added, then divided once.
+    Raises ValueError where the maps are too small to repeat.
+    """
+    if stride < 1 or maps.dim() < 2 or min(maps.shape[-2:]) < 2 * stride:
+        raise ValueError(
+            f"a pattern of period {stride} needs maps (..., H, W) with two periods on each side, but these have shape "
+            f"{tuple(maps.shape)}: pass larger maps, or the layer's own stride"
+        )
+    height, width = (size // stride * stride for size in maps.shape[-2:])
+    maps = maps[..., :height, :width].detach().double()
+    tiles = maps.unflatten(-1, (-1, stride)).unflatten(-3, (-1, stride)).mean((-4, -2))  # (..., stride, stride)
+    pattern, everything = (x.var((-2, -1), correction=0).sum() for x in (tiles, maps))
+    if everything <= 1e-10 * maps.square().mean((-2, -1)).sum():  # constant but for float32's rounding
+        return 0.0
+    return (pattern / everything).item()
+
+
 def _contour_bands(labels: Tensor, num_classes: int, width: int) -> Tensor:
     """bool (B, C, H, W): the pixels of each class's mask that lie within `width` of what is not the class."""
     labels = labels.reshape(-1, 1, *labels.shape[-2:])  # (B, 1, H, W)

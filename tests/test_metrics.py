@@ -124,3 +124,49 @@ def test_boundaries_need_maps():
         metrics.boundary_counts(torch.zeros(5, dtype=torch.long), torch.zeros(5, dtype=torch.long), 2)
     with pytest.raises(ValueError, match="at least 1 pixel"):
         metrics.boundary_counts(torch.zeros(5, 5, dtype=torch.long), torch.zeros(5, 5, dtype=torch.long), 2, width=0)
+
+
+def spectral_share(maps: torch.Tensor, stride: int) -> float:
+    """The definition itself: energy at the multiples of 1 / stride over all energy, the mean left out."""
+    height, width = maps.shape[-2:]
+    energy = torch.fft.fft2(maps.double()).abs() ** 2
+    energy[..., 0, 0] = 0
+    return (energy[..., :: height // stride, :: width // stride].sum() / energy.sum()).item()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("shape", [(12, 24), (5, 24, 12), (2, 3, 12, 12)])
+def test_checkerboard_is_the_energy_at_the_strides_frequencies(shape, stride):
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(stride))
+    pattern = torch.eye(stride).repeat(shape[-2] // stride, shape[-1] // stride)
+    for maps in (noise, noise + pattern, noise + 0.1 * pattern):
+        assert metrics.checkerboard(maps, stride) == pytest.approx(spectral_share(maps, stride), abs=1e-9)
+
+
+def test_what_repeats_is_all_checkerboard_and_what_is_constant_is_none():
+    tile = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
+    assert metrics.checkerboard(tile.repeat(5, 4), 3) == pytest.approx(1)
+    assert metrics.checkerboard(tile.repeat_interleave(3, 0).repeat_interleave(3, 1), 3) == pytest.approx(0)
+    assert metrics.checkerboard(torch.full((8, 8), 0.1), 2) == 0
+    assert metrics.checkerboard(torch.full((8, 8), 0.1) + 1e-7 * torch.eye(2).repeat(4, 4), 2) == 0
+    assert metrics.checkerboard(0.1 * torch.eye(2).repeat(4, 4), 2) == pytest.approx(1)     # weak, and all of it
+
+
+def test_checkerboard_knows_neither_scale_nor_place():
+    maps = torch.rand(2, 20, 16, generator=torch.Generator().manual_seed(1)) + torch.eye(4).repeat(5, 4)
+    share = metrics.checkerboard(maps, 4)
+    assert 0.2 < share < 1
+    for same in (7 - 3 * maps, maps.roll(1, -1), maps.mT, torch.nn.functional.pad(maps, (0, 3, 0, 1))):
+        assert metrics.checkerboard(same, 4) == pytest.approx(share)
+    assert metrics.checkerboard(maps, 3) < 0.1
+
+
+def test_noise_has_as_much_checkerboard_as_the_docstring_says():
+    noise = torch.randn(200, 16, 24, generator=torch.Generator().manual_seed(2))
+    assert metrics.checkerboard(noise, 4) == pytest.approx(15 / (16 * 24), rel=0.1)
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((8,), 2), ((8, 7), 4), ((8, 8), 0)])
+def test_a_map_too_small_to_repeat_is_refused(shape, stride):
+    with pytest.raises(ValueError, match="two periods"):
+        metrics.checkerboard(torch.rand(shape), stride)
