@@ -1,6 +1,7 @@
 """Every exercise: right answers in unusual styles pass, each plausible wrong answer is told its own mistake; and the engine."""
 
 import importlib
+import math
 import pkgutil
 import random
 
@@ -13,7 +14,7 @@ from torch import nn
 
 import segviz.exercises
 import segviz.metrics
-from segviz.exercises import engine, lesson_00, lesson_01, lesson_02
+from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_05
 from segviz.exercises.progress import Progress
 from segviz.layers import linear_to_conv
 
@@ -116,6 +117,33 @@ def _functional_head(head, channels, k):
     return lambda x: F.conv2d(F.conv2d(x, weights[0].reshape(-1, channels, k, k), weights[1]).relu(), weights[2][..., None, None], weights[3])
 
 
+def _counts_from_ones(inputs, k, s):
+    return F.conv_transpose1d(torch.ones(1, 1, inputs), torch.ones(1, 1, k), stride=s).flatten()
+
+
+def _counts_by_output(inputs, k, s):
+    return [sum(0 <= place - i * s < k for i in range(inputs)) for place in range((inputs - 1) * s + k)]
+
+
+def _tile_of_a_sum(values, s):
+    total = sum(values[r:r + s, c:c + s] for r in range(0, len(values), s) for c in range(0, values.shape[1], s))
+    return total / (values.numel() // s**2)
+
+
+def _blocks_first(maps, weight, scale):
+    return F.conv2d(maps.repeat_interleave(scale, 2).repeat_interleave(scale, 3), weight, padding=len(weight[0, 0]) // 2)
+
+
+def _module_resize(maps, weight, scale):
+    convolution = nn.Conv2d(weight.shape[1], len(weight), weight.shape[-1], padding=weight.shape[-1] // 2, bias=False)
+    convolution.weight.data = weight
+    return nn.Sequential(nn.UpsamplingNearest2d(scale_factor=scale), convolution)(maps)
+
+
+def _same_padding(maps, weight, scale):
+    return F.conv2d(maps.kron(torch.ones(1, 1, scale, scale)), weight, padding="same")
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -137,6 +165,14 @@ RIGHT = {
                           torch.tensor([0, 0, w, w]), lambda r, c, w, s: np.array([r, c, r, c]) * s + np.array([0, 0, w, w])],
     lesson_02.fully_convolutional: [_Head, _functional_head,
                                     lambda h, c, k: nn.Sequential(linear_to_conv(h[1], k), h[2], linear_to_conv(h[3]))],
+    lesson_05.overlap_counts: [_counts_from_ones, _counts_by_output, lambda n, k, s: np.bincount([i * s + j for j in range(k) for i in range(n)],
+                               minlength=(n - 1) * s + k)],
+    lesson_05.even_kernel: [lambda k, s: next(n for n in range(k, k + s) if n % s == 0), lambda k, s: math.ceil(k / s) * s,
+                            lambda k, s: k + (-k) % s, lambda k, s: float((k + s - 1) // s * s)],
+    lesson_05.phase_tile: [lambda v, s: v.unflatten(0, (-1, s)).unflatten(2, (-1, s)).mean((0, 2)), _tile_of_a_sum,
+                           lambda v, s: np.array([[v.numpy()[r::s, c::s].mean() for c in range(s)] for r in range(s)]),
+                           lambda v, s: F.pixel_unshuffle(v[None], s).mean((1, 2)).view(s, s)],
+    lesson_05.resize_convolution: [_blocks_first, _module_resize, _same_padding],
 }
 
 
