@@ -6,10 +6,13 @@ from pathlib import Path
 
 import browser as driving
 import nbformat
+import numpy as np
 import pytest
 from browser import command, open_notebook, run_all, run_cell
 
 import segviz.widgets
+from segviz.widgets.panels import encode
+from segviz.widgets.snapshot import _plain_layers
 
 pytestmark = pytest.mark.slow
 
@@ -100,19 +103,11 @@ def picture(root):
 
 
 def settled(page, number):
-    """Waits until what is drawn is what the inputs say, and returns the drawn key."""
-    page.wait_for_function(
-        """n => {
+    """Waits until what is drawn is what is wanted, and returns the drawn key."""
+    page.wait_for_function("""n => {
         const root = document.querySelectorAll('section.sv')[n];
-        const shown = root.dataset.key.split(',').map(Number);
-        const inputs = [...root.querySelectorAll('.sv-controls input, .sv-controls select')];
-        const place = (input) => input.type === 'range' ? Math.round((input.value - input.min) / input.step)
-            : input.type === 'checkbox' ? Number(input.checked) : input.selectedIndex;
-        const places = inputs.map(place);
-        return places.join() === shown.join();
-    }""",
-        arg=number,
-    )
+        return root.dataset.key === root.dataset.wanted;
+    }""", arg=number)
     return page.locator("section.sv").nth(number).get_attribute("data-key")
 
 
@@ -204,6 +199,13 @@ def test_hovering_over_a_cell_shows_its_window(shown):
         "Cell row 6, column 2 sees rows 48 to 79 and columns 16 to 47"
         in root.locator(".sv-readout").inner_text()
     )
+    slider(root, "Input height").fill("64")
+    assert settled(shown, SLIDING).endswith(",6,2")             # kept, for when the map is larger again
+    assert slider(root, "Cell: row").input_value() == slider(root, "Cell: row").get_attribute("max") == "4"
+    assert "4, 2" in root.get_by_role("group", name="Cell").inner_text()
+    assert "Cell row 4, column 2" in root.locator(".sv-readout").inner_text()
+    root.get_by_role("button", name="Reset").click()
+    settled(shown, SLIDING)
 
 
 def test_what_compute_raises_is_said_in_words_and_the_picture_stays(shown):
@@ -350,12 +352,115 @@ def test_an_exported_page_works_alone(exported, page, width):
     page.keyboard.press("Home")
     assert settled(page, 0).split(",")[1] == "0"
     assert "12 px left" in root.locator(".sv-readout").inner_text()
-    slider(root, "Shift down").fill("3")       # both shifts at once were not prepared
-    assert settled(page, 0).split(",")[1:3] == ["12", "15"]
-    assert "Shift right changed" in root.locator(".sv-words").inner_text()
+    slider(root, "Shift down").fill("3")
+    slider(root, "Grow").fill("2")             # three changes at once were not prepared
+    shifts = settled(page, 0).split(",")
+    assert shifts[3] == "8" and shifts[1:3] != ["0", "15"]
+    assert re.search("nearest: .*Shift.* changed", root.locator(".sv-words").inner_text())
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     assert [url for url in requests if not url.startswith("file:///")] == [] and len(requests) == 1
     assert page.errors == []
+
+
+FOLLOWS = """
+import numpy as np
+from segviz.widgets import *
+
+def follows(strength, spare, other):
+    tent = np.exp(-0.5 * (np.arange(12)[None] - 2 * np.arange(6)[:, None]) ** 2).round(2)
+    reads = [[2 * u, min(2 * u + 1, 11)] for u in range(6)]
+    below = [[(2 * u, 2 * u + 2)] for u in range(6)]
+    chain = Chain([Level("input", 12, 0.5, 1, below), Level("conv", 6, 1, 2, [[(u, u + 1)] for u in range(6)], reads)],
+                  [(2 * u, 2 * u + 2) for u in range(6)], "unit")
+    maps = np.random.default_rng(0).random((3, 3, 4, 4))
+    boxes = [Rects([(0, 2 * u, 12, 2 * u + 2)]) for u in range(6)]
+    words = Pointed(rows=[f"Row {u}." for u in range(6)], columns=[f"Column {u}." for u in range(6)])
+    panels = [Panel("Side", [chain], wide=True), Panel("Map", [HeatMap(np.zeros((6, 6))), Marker("unit")]),
+              Panel("Field", [Outer(tent, strength * tent, "unit", 0.1, 3.0), Where("unit", "row", boxes)]),
+              Panel("Maps", [HeatMap(maps, at="unit")])]
+    return State(panels, f"Strength {strength}.", pointed={"unit": words}, tabs={"2": f"second {strength}"},
+                 hidden=("spare", "other") if strength == 3 else (),
+                 problem="Two is too much." if strength == 2 else "", problem_at="spare")
+
+follower = Explorer(follows, [Point("unit", "Unit", 1, 9, 9, (2, 3), hover=True, local=True),
+                              Slider("strength", "Strength", 1, 3), Toggle("spare", "Spare", group="1"),
+                              Slider("other", "Other", 0, 1, group="2")], title="Follows")
+"""
+
+
+@pytest.fixture
+def following(tmp_path, page):
+    """The page of an explorer with a local point, open, and the explorer."""
+    namespace = {}
+    exec(FOLLOWS, namespace)
+    namespace["follower"].export_html(tmp_path / "follows.html")
+    page.goto(f"file://{tmp_path / 'follows.html'}")
+    return explorer(page, 0), namespace["follower"]
+
+
+def test_a_local_point_is_followed_with_no_kernel_and_no_new_state(following, page):
+    root, _ = following
+    area, before = root.locator(".sv-point"), picture(root)
+    assert "Strength 1. Row 2. Column 3." in root.locator(".sv-readout").inner_text()
+    box = area.bounding_box()
+    page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.1 * box["height"])
+    assert "Row 0. Column 5." in root.locator("canvas").get_attribute("aria-label")
+    assert picture(root) != before and settled(page, 0) == "0,0,0"
+    area.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert "Row 1. Column 0." in root.locator(".sv-readout").inner_text()
+    assert slider(root, "Unit: row").get_attribute("max") == "5"           # the panel has 6 rows
+    slider(root, "Unit: row").fill("5")
+    slider(root, "Strength").fill("3")
+    assert settled(page, 0) == "2,0,0"
+    assert "Strength 3. Row 5. Column 0." in root.locator(".sv-readout").inner_text()
+    root.get_by_role("button", name="Reset").click()
+    assert "Strength 1. Row 2. Column 3." in root.locator(".sv-readout").inner_text()
+    page.wait_for_timeout(50)
+    assert picture(root) == before and page.errors == []
+
+
+def test_tabs_are_opened_renamed_and_hidden(following, page):
+    root, _ = following
+    tabs = root.get_by_role("tab")
+    assert tabs.all_inner_texts() == ["1", "second 1"] and not slider(root, "Other").is_visible()
+    tabs.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    assert tabs.nth(1).get_attribute("aria-selected") == "true" and slider(root, "Other").is_visible()
+    slider(root, "Strength").fill("2")
+    settled(page, 0)
+    assert tabs.nth(1).inner_text() == "second 2"
+    assert root.locator(".sv-words").inner_text() == "Two is too much."     # its control lies under the other tab
+    tabs.nth(0).click()
+    assert root.locator(".sv-problem:visible").inner_text() == "Two is too much."
+    assert not root.locator(".sv-words").is_visible()
+    slider(root, "Strength").fill("3")
+    settled(page, 0)
+    assert not root.get_by_role("tablist").is_visible() and page.errors == []
+
+
+def test_the_browser_picks_what_paper_picks(following, page):
+    """`HERE` in draw.js against `here` in panels.py, at every place and beyond."""
+    _, follower = following
+    head, buffers = encode(follower.state())
+    source = (Path(segviz.widgets.__file__).parent / "draw.js").read_text(encoding="utf-8")
+    found = page.evaluate("""([source, head, buffers]) => new Function('head', 'buffers', source + `
+        const bytes = buffers.map((values) => Uint8Array.from(values)), found = [];
+        for (let row = 0; row < 7; row++) for (let column = 0; column < 7; column++)
+            for (const panel of head.panels.slice(1))
+                for (const layer of plainLayers(panel.layers, { unit: [row, column] }, bytes))
+                    found.push(layer.boxes ? layer.boxes : [...dataOf(layer, bytes)]);
+        return found;`)(head, buffers)""", [source, head, [list(buffer) for buffer in buffers]])
+    panels = follower.state().panels[1:]
+    layers = [layer for row in range(7) for column in range(7) for panel in panels
+              for layer in _plain_layers(panel.layers, {"unit": (row, column)})]
+    assert len(found) == len(layers) == 7 * 7 * 5
+    for mine, layer in zip(found, layers, strict=True):
+        theirs = [list(box) for box in layer.boxes] if hasattr(layer, "boxes") else layer.data.ravel().tolist()
+        assert np.abs(np.array(mine) - np.array(theirs)).max() <= 1         # float32 here, float64 there
+        assert mine == theirs or len(theirs) == 144                         # only products may be rounded apart
 
 
 def test_an_exported_page_is_dark_for_those_who_prefer_it(exported, chromium):

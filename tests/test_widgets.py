@@ -18,6 +18,7 @@ from segviz.data import toytown
 from segviz.widgets import (
     Bar,
     Bars,
+    Chain,
     Choice,
     Dots,
     Explorer,
@@ -26,9 +27,13 @@ from segviz.widgets import (
     HeatMap,
     Image,
     LabelMap,
+    Level,
     Lines,
+    Marker,
+    Outer,
     Panel,
     Point,
+    Pointed,
     Rects,
     ScoresExplorer,
     Slider,
@@ -36,10 +41,12 @@ from segviz.widgets import (
     State,
     Text,
     Toggle,
+    Where,
     engine,
     panels,
 )
 from segviz.widgets.scores import fill_from_neighbours, shifted, thickened
+from segviz.widgets.snapshot import _cells
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +237,7 @@ def test_points_outside_a_smaller_input_are_brought_back(sliding):
     assert state.panels[1].layers[0].data.shape == (1, 1) and state.panels[0].layers[-1].boxes == [
         (0, 0, 32, 32)
     ]
+    assert state.bounds == {"object_at": (32, 32), "cell": (1, 1)}
 
 
 def test_the_classifier_is_left_in_the_mode_it_was_in():
@@ -440,8 +448,106 @@ def test_a_large_page_holds_the_sweep_of_every_control(scores):
         for i, n in enumerate(scores._sizes())
         for at in range(n)
     }
-    assert sweeps <= set(states) and len(states) < engine.PAGE_STATES
+    assert sweeps <= set(states) and len(states) == engine.PAGE_STATES
     assert sum(len(array) == 3 * 64 * 64 for array in arrays) == 1  # the scene once, not in every state
+
+
+def test_a_page_is_filled_from_the_present_state_outwards():
+    explorer = Explorer(counting, [*every_control()[:3], Slider("at", "At", 0, 9, value=4)], prepared=False)
+    explorer.set(number=2, kind="b")
+    keys = list(explorer._page_keys())
+    changed = [sum(a != b for a, b in zip(key.split(","), "2,0,1,4".split(","), strict=True)) for key in keys]
+    assert keys[0] == "2,0,1,4" and changed == sorted(changed) and len(set(keys)) == len(keys) == 6 * 2 * 2 * 10
+    assert keys[1:3] == ["2,1,1,4", "2,0,0,4"]           # those of few values first
+
+
+# --- what follows a local point
+
+
+def follows(strength):
+    """Every layer that follows a point, over maps whose value says their place."""
+    maps = np.arange(6 * 4).reshape(2, 3, 2, 2) / 30
+    level = Level("conv", 3, 0.5, 1, [[(0, 1)], [(1, 2)], [(2, 3)]], [[0], [0, 2], [2]])
+    below = Level("input", 3, 0.5, 1, [[(0, 1)], [(0, 1), (2, 3)], [(2, 3)]])
+    layers = [
+        HeatMap(maps, at="unit"),
+        Outer(np.arange(6).reshape(2, 3), strength * np.arange(12).reshape(3, 4), "unit", high=60),
+        Where("unit", "row", [Rects([(0, 0, 1, 1)]), [Lines([[(0, 0), (1, 1)]]), Marker("unit", "ink")]]),
+        Where("unit", "column", [Rects([(0, 0, 1, 1)])]),
+        Where("unit", "cell", [[Text([(1, 1, f"{i} {j}")]) for j in range(3)] for i in range(2)]),
+        Marker("unit"),
+    ]
+    words = Pointed(rows=("Top.", "Bottom."), columns=("Left.", "Middle.", "Right."))
+    chain = Chain([below, level], [(0, 1), (-1, 4), (2, 3)], "unit")
+    return State([Panel("Side", [chain], wide=True), Panel("Map", layers, size=(2, 3))], "Follows.",
+                 pointed={"unit": words}, hidden=("strength",), tabs={"1": "first"})
+
+
+def follower(**options):
+    unit = Point("unit", "Unit", 1, 5, 5, (1, 2), local=True)
+    return Explorer(follows, [unit, Slider("strength", "Strength", 1, 3, group="1")], **options)
+
+
+def test_a_local_point_is_no_part_of_a_states_key():
+    explorer = follower()
+    assert explorer.places == [1, 2, 0] and explorer._first["key"] == "0" and explorer._complete
+    assert set(unpacked(explorer._prepared)[0]) == {"0", "1", "2"}
+    explorer.set(unit=(4, 0), strength=2)
+    assert explorer.values == {"unit": (4, 0), "strength": 2} and explorer.places == [4, 0, 1]
+    assert ask(explorer, "1")[0]["state"]["readout"] == "Follows."
+    assert sent(explorer.state(unit=(0, 0))) == sent(explorer.state(unit=(4, 4)))
+    traits = json.loads(re.search(r'type="application/json">(.*)</script>', explorer.export_html()).group(1))
+    states, _ = unpacked(base64.b64decode(traits["_prepared"]))
+    assert set(states) == {"0", "1", "2"} and traits["places"] == [4, 0, 1]
+    alone = Explorer(lambda: follows(1), [Point("unit", "Unit", 1, 5, 5, local=True)])
+    assert list(unpacked(alone._prepared)[0]) == [""] and ask(alone, "")[0]["state"]["readout"] == "Follows."
+
+
+def test_layers_that_follow_a_point_hold_what_is_to_be_seen_at_each_place():
+    heat, outer, rows, columns, cells, marker = follows(1).panels[1].layers
+    assert heat.shape == (2, 2) and heat.extent() == (0, 0, 2, 2)
+    assert np.array_equal(heat.here(1, 2).data, HeatMap(np.arange(20, 24).reshape(2, 2) / 30).data)
+    assert np.array_equal(heat.here(9, 9).data, heat.here(1, 2).data)         # places it does not have
+    values = np.outer([3, 4, 5], [8, 9, 10, 11])
+    assert np.array_equal(outer.here(1, 2).data, HeatMap(values, high=60).data) and outer.shape == (3, 4)
+    assert (outer.here(0, 0).data == panels.CLEAR).sum() == 3 + 4 - 1         # where a factor is zero
+    assert rows.here(0, 5).boxes and [type(layer) for layer in rows.here(1, 5)] == [Lines, Marker]
+    assert columns.here(1, 2).boxes == [(0, 0, 1, 1)] and cells.here(1, 2).items == [(1, 1, "1 2")]
+    assert marker.here(1, 2).boxes == [(2, 1, 3, 2)]
+    for wrong in (lambda: HeatMap(np.zeros((2, 2)), at="unit"), lambda: HeatMap(np.zeros((1, 1, 2, 2))),
+                  lambda: Where("unit", "diagonal", [])):
+        with pytest.raises(ValueError):
+            wrong()
+
+
+def test_a_point_is_brought_inside_what_the_state_has():
+    state, unit = follows(1), Point("unit", "Unit", 1, 5, 5, local=True)
+    assert state.place(unit, (4, 1)) == (1, 1)                                # the panel has 2 rows
+    other = Point("other", "Other", 1, 5, 5)
+    assert state.place(other, (4, 1)) == (4, 1)
+    state.bounds = {"other": (3, 1)}
+    assert state.place(other, (4, 1)) == (2, 0)
+    assert state.said({"unit": (1, 0)}) == "Follows. Bottom. Left."
+    state.pointed = {"unit": Pointed(cells=(("a", "b"), ("c", "d")))}
+    assert state.said({"unit": (1, 0)}) == "Follows. c"
+
+
+def test_paper_shows_the_place_pointed_at():
+    explorer = follower()
+    assert "Follows. Bottom. Right." in explorer._repr_mimebundle_()[0]["text/plain"]
+    drawn = explorer.snapshot(unit=(4, 1))
+    drawn.canvas.draw()
+    assert [text.get_text() for text in drawn.axes[1].texts] == ["1 1"]
+    assert "5 px" in [text.get_text() for text in drawn.axes[0].texts]        # the field, padding and all
+    assert drawn.axes[0].get_position().width > 1.5 * drawn.axes[1].get_position().width
+
+
+def test_a_wide_panel_has_a_row_of_its_own():
+    narrow, wide = Panel("n", [], size=(1, 1)), Panel("w", [], size=(1, 1), wide=True)
+    everything = slice(None)
+    assert _cells([narrow, wide, narrow, narrow, narrow], 2) == [
+        (0, 0), (1, everything), (2, 0), (2, 1), (3, 0)]
+    assert _cells([wide, wide], 2) == [(0, everything), (1, everything)]
 
 
 def luminance(colour):

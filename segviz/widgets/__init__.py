@@ -5,17 +5,23 @@ from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import (
     Bar,
     Bars,
+    Chain,
     Dots,
     Grid,
     Hatch,
     HeatMap,
     Image,
     LabelMap,
+    Level,
     Lines,
+    Marker,
+    Outer,
     Panel,
+    Pointed,
     Rects,
     State,
     Text,
+    Where,
 )
 from segviz.widgets.scores import ScoresExplorer
 from segviz.widgets.sliding import SlidingExplorer
@@ -23,6 +29,7 @@ from segviz.widgets.sliding import SlidingExplorer
 __all__ = [
     "Bar",
     "Bars",
+    "Chain",
     "Choice",
     "Dots",
     "Explorer",
@@ -31,9 +38,13 @@ __all__ = [
     "HeatMap",
     "Image",
     "LabelMap",
+    "Level",
     "Lines",
+    "Marker",
+    "Outer",
     "Panel",
     "Point",
+    "Pointed",
     "Rects",
     "ScoresExplorer",
     "Slider",
@@ -41,4 +52,5 @@ __all__ = [
     "State",
     "Text",
     "Toggle",
+    "Where",
 ]

@@ -1,7 +1,8 @@
 """The controls of an explorer. Each knows the values that it can take, in order: `at(i)` and `index(value)`.
 
-A place in all of an explorer's controls is thus a list of whole numbers, one (for a `Point` two) a control,
-which is the key under which kernel, browser and a saved page keep its state.
+A place in all of an explorer's controls is thus a list of whole numbers, one (for a `Point` two) a control.
+Without those of local points it is the key under which kernel, browser and a saved page keep a state.
+Controls of one `group` lie together under a tab, which has the group's name unless the state renames it.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ class Slider:
     step: float = 1
     value: float | None = None
     unit: str = ""
+    group: str = ""
 
     def __post_init__(self):
         if self.step <= 0 or self.maximum < self.minimum:
@@ -53,6 +55,7 @@ class Choice:
     label: str
     options: tuple
     value: str | None = None
+    group: str = ""
 
     def __post_init__(self):
         self.options = tuple(str(option) for option in self.options)
@@ -81,6 +84,7 @@ class Toggle:
     name: str
     label: str
     value: bool = False
+    group: str = ""
 
     sizes = (2,)
 
@@ -97,8 +101,10 @@ class Toggle:
 class Point:
     """A whole (row, column) of panel number `panel`: click or drag there, or use the arrow keys.
 
-    `rows` and `columns` bound it; a panel that is smaller at the moment is for `compute` to respect.
+    `rows` and `columns` bound it; where a state has fewer, its `bounds` say so, and `compute` keeps to them.
     With `hover` the pointer need not be pressed. Two sliders do the same.
+    A `local` one the browser follows by itself: `compute` is not given it, one state serves all its places, and
+    the layers, `pointed` words and sliders that name it change with no kernel. It is bounded by its panel.
     """
 
     name: str
@@ -108,6 +114,8 @@ class Point:
     columns: int
     value: tuple = (0, 0)
     hover: bool = False
+    local: bool = False
+    group: str = ""
 
     def __post_init__(self):
         self.value = tuple(int(part) for part in self.value)

@@ -1,6 +1,8 @@
 // Drawing: a state's panels on one canvas. First of the three files that make the explorers' module (see engine.py).
 
 const GAP = 28, NARROW = 236, TALLEST = 420, BAR_ROW = 22;
+// Lines drawn at most; px for the bracket below, for labels at the left, and the width from which they stand there.
+const CHAIN = { most: 400, below: 26, gutter: 190, beside: 620 };
 const FONT = { title: "600 13px", caption: "12px", bar: "12px", strong: "600 12px" };
 const CLEAR = 254, VOID = 255;
 const ROLES = ["ink", "muted", "line", "accent", "error", "paper", "mark"];
@@ -22,7 +24,14 @@ function wrap(ctx, words, width) {
   return lines;
 }
 
-const barsOf = (panel) => panel.layers.find((layer) => layer.kind === "Bars");
+// What fills its panel, and how high that is.
+const fillerOf = (panel) => panel.layers.find((layer) => FILLS[layer.kind]);
+const FILLS = {
+  Bars: (layer) => layer.rows.length * BAR_ROW,
+  Chain: (layer, width) => layer.levels.length * chainRow(layer, width) + CHAIN.below,
+};
+const chainRow = (layer, width) =>
+  Math.max(16, Math.min(54, Math.round(330 / layer.levels.length))) + (width < CHAIN.beside ? 12 : 0);
 const legendOf = (panel) => panel.layers.find((layer) => layer.legend);
 
 // The width at which every unit is as wide as the next, where that costs less than a tenth.
@@ -34,19 +43,25 @@ function wholePixels(width, units) {
 // Where every panel stands. `reserve` remembers the most lines a caption ever had, so that nothing jumps in a drag.
 function layOut(ctx, panels, width, family, reserve) {
   const most = Math.max(1, Math.floor((width + GAP) / (NARROW + GAP)));
-  const columns = Math.ceil(panels.length / Math.ceil(panels.length / most));
-  const cell = Math.floor((width - GAP * (columns - 1)) / columns);
+  const narrow = panels.filter((panel) => !panel.wide).length || 1;
+  const columns = Math.ceil(narrow / Math.ceil(narrow / most));
+  let row = 0, column = -1;
   const boxes = panels.map((panel, i) => {
+    column += 1;
+    if (column === columns || (panel.wide && column)) { row += 1; column = 0; }
+    const x = column, at = row;
+    if (panel.wide) column = columns - 1;
+    const cell = panel.wide ? width : Math.floor((width - GAP * (columns - 1)) / columns);
     const [rows, cols] = panel.size;
-    const bars = barsOf(panel);
-    const wide = bars ? cell : wholePixels(Math.min(cell, TALLEST, TALLEST * cols / rows), cols);
+    const filler = fillerOf(panel);
+    const wide = filler ? cell : wholePixels(Math.min(cell, TALLEST, TALLEST * cols / rows), cols);
     ctx.font = `${FONT.title} ${family}`;
     const title = wrap(ctx, panel.title, cell);
     ctx.font = `${FONT.caption} ${family}`;
     const caption = wrap(ctx, panel.caption, cell);
     reserve[i] = Math.max(reserve[i] || 0, caption.length);
-    const high = bars ? bars.rows.length * BAR_ROW : wide * rows / cols;
-    return { x: (i % columns) * (cell + GAP), w: wide, h: high, cell, title, caption, row: Math.floor(i / columns),
+    const high = filler ? FILLS[filler.kind](filler, wide) : wide * rows / cols;
+    return { x: x * (cell + GAP), w: wide, h: high, cell, title, caption, row: at,
              below: (legendOf(panel) ? 20 : 0) + reserve[i] * 17 };
   });
   let y = 0;
@@ -73,9 +88,11 @@ function pixelOf(colour) {
 
 const opaque = (rgb, at) => 0xff000000 | rgb[at + 2] << 16 | rgb[at + 1] << 8 | rgb[at];
 
+const dataOf = (layer, buffers) => layer.data.bytes || buffers[layer.data.buffer];
+
 // The layer's own pixels as canvas pixels, row by row.
 function coloursOf(layer, buffers, paper) {
-  const data = buffers[layer.data.buffer], [rows, cols, channels] = layer.data.shape;
+  const data = dataOf(layer, buffers), [rows, cols, channels] = layer.data.shape;
   const out = new Uint32Array(rows * cols);
   if (channels === 3) {
     for (let o = 0; o < out.length; o++) out[o] = opaque(data, 3 * o);
@@ -91,7 +108,7 @@ function coloursOf(layer, buffers, paper) {
 
 // The layer at `w` x `h` device pixels, each the nearest of its own; those with the label `striped` get stripes.
 function raster(layer, buffers, w, h, scale, theme) {
-  const data = buffers[layer.data.buffer], [rows, cols] = layer.data.shape;
+  const data = dataOf(layer, buffers), [rows, cols] = layer.data.shape;
   const small = coloursOf(layer, buffers, theme.paper);
   const striped = layer.kind === "Hatch" ? 1 : layer.kind === "LabelMap" ? VOID : -1;
   const stripe = pixelOf(layer.kind === "Hatch" ? theme[layer.colour] || layer.colour : "#6b6b6b");
@@ -135,6 +152,53 @@ function strokeTwice(ctx, colour, width, theme, path) {
     path();
     ctx.stroke();
   }
+}
+
+const floats = new WeakMap();
+function floatsOf(bytes) {
+  if (!floats.has(bytes)) floats.set(bytes, new Float32Array(bytes.slice().buffer));
+  return floats.get(bytes);
+}
+
+// What a layer that follows a local point is at the point's place: panels.py's `here`, for the browser.
+const last = (items, place) => items[Math.min(place, items.length - 1)];
+const HERE = {
+  HeatMap(layer, row, column, buffers) {
+    const [R, C, rows, cols] = layer.data.shape, size = rows * cols;
+    const from = (Math.min(row, R - 1) * C + Math.min(column, C - 1)) * size;
+    const bytes = dataOf(layer, buffers).subarray(from, from + size);
+    return { ...layer, at: "", data: { shape: [rows, cols], bytes } };
+  },
+  Outer(layer, row, column, buffers) {
+    const [R, rows] = layer.rows.shape, [C, cols] = layer.columns.shape, bytes = new Uint8Array(rows * cols);
+    const down = floatsOf(buffers[layer.rows.buffer]).subarray(Math.min(row, R - 1) * rows);
+    const along = floatsOf(buffers[layer.columns.buffer]).subarray(Math.min(column, C - 1) * cols);
+    const steps = (CLEAR - 1) / (layer.high - layer.low || 1);
+    for (let y = 0, o = 0; y < rows; y++) {
+      for (let x = 0; x < cols; x++, o++) {
+        const value = down[y] * along[x], step = Math.min(Math.max((value - layer.low) * steps, 0), CLEAR - 1);
+        bytes[o] = value === 0 ? CLEAR : step + 0.5;
+      }
+    }
+    return { ...layer, kind: "HeatMap", at: "", data: { shape: [rows, cols], bytes } };
+  },
+  Where({ axis, layers }, row, column) {
+    return axis === "cell" ? last(last(layers, row), column) : last(layers, axis === "row" ? row : column);
+  },
+  Marker(layer, row, column) {
+    return { ...layer, kind: "Rects", at: "", boxes: [[column, row, column + 1, row + 1]] };
+  },
+  Chain(layer, row, column) {
+    return { ...layer, at: "", unit: Math.min(layer.axis === "row" ? row : column, layer.fields.length - 1) };
+  },
+};
+
+function plainLayers(layers, points, buffers) {
+  return layers.flatMap((layer) => {
+    const place = layer.at && points[layer.at];
+    if (!place) return [layer];
+    return plainLayers([HERE[layer.kind](layer, ...place, buffers)].flat(), points, buffers);
+  });
 }
 
 const DRAW = {
@@ -218,6 +282,62 @@ const DRAW = {
   },
 };
 
+// A stack of maps from the side. Cells stand over the pixels of the input that they are computed from.
+DRAW.Chain = (ctx, layer, buffers, to, theme, box) => {
+  const { levels, unit } = layer, row = chainRow(layer, box.w), beside = box.w >= CHAIN.beside;
+  const gutter = beside ? CHAIN.gutter : 0, tall = Math.min(18, Math.max(7, (row - (beside ? 0 : 12)) * 0.55));
+  const left = Math.min(...levels.map(({ start, jump }) => start - jump / 2));
+  const right = Math.max(...levels.map(({ start, jump, size }) => start + (size - 0.5) * jump));
+  const pixel = (box.w - gutter) / (right - left), x = (at) => box.x + gutter + (at - left) * pixel;
+  const middle = (n) => box.y + (levels.length - n) * row - (beside ? row / 2 : tall / 2 + 3);
+  const fill = (colour, alpha, cells) => {
+    Object.assign(ctx, { fillStyle: colour, globalAlpha: alpha });
+    ctx.beginPath();
+    cells.forEach((cell) => ctx.rect(...cell));
+    ctx.fill();
+    ctx.globalAlpha = 1;
+  };
+  const units = (n) => levels[n].lit[unit].flatMap(([a, b]) => Array.from({ length: b - a }, (_, i) => a + i));
+  const centre = (n, u) => x(levels[n].start + u * levels[n].jump);
+  const spokes = levels.flatMap(({ reads }, n) => (reads && n ? units(n).flatMap((u) =>
+    reads[u].map((read) => [centre(n, u), middle(n) + tall / 2, centre(n - 1, read), middle(n - 1) - tall / 2])) : []));
+  levels.forEach(({ label, size, start, jump, lit }, n) => {
+    const wide = jump * pixel, gap = wide > 6 ? 2 : wide > 3 ? 1 : 0, top = middle(n) - tall / 2;
+    const run = ([a, b]) => (gap ? Array.from({ length: b - a }, (_, i) => [centre(n, a + i) - (wide - gap) / 2, top, wide - gap, tall])
+      : [[centre(n, a) - wide / 2, top, (b - a) * wide, tall]]);
+    const runs = lit[unit];
+    fill(theme.line, 1, run([0, size]));
+    if (runs.length) {
+      const [from, until] = [runs[0][0], runs.at(-1)[1]];
+      fill(theme.paper, 1, [[centre(n, from) - wide / 2, top - 1, (until - from) * wide, tall + 2]]);
+      fill(theme.accent, 0.16, [[centre(n, from) - wide / 2, top - 3, (until - from) * wide, tall + 6]]);
+    }
+    fill(n === levels.length - 1 ? theme.mark : theme.accent, 1, runs.flatMap(run));
+    Object.assign(ctx, { font: `${FONT.caption} ${theme.family}`, textAlign: "left", textBaseline: "middle" });
+    ctx.fillStyle = theme.ink;
+    const at = beside ? middle(n) : top - 9;
+    ctx.fillText(label, box.x, at);
+    ctx.fillStyle = theme.muted;
+    ctx.textAlign = "right";
+    ctx.fillText(size, beside ? box.x + gutter - 12 : box.x + box.w, at);
+  });
+  if (spokes.length <= CHAIN.most) {
+    Object.assign(ctx, { strokeStyle: theme.accent, lineWidth: 1, globalAlpha: spokes.length > 120 ? 0.4 : 0.7 });
+    ctx.beginPath();
+    for (const [x0, y0, x1, y1] of spokes) { ctx.moveTo(x0, y0); ctx.lineTo(x1, y1); }
+    ctx.stroke();
+    ctx.globalAlpha = 1;
+  }
+  const [start, end] = layer.fields[unit], from = x(Math.max(start, left)), until = x(Math.min(end, right));
+  const y = middle(0) + tall / 2 + 9, words = `${end - start} px`;
+  fill(theme.mark, 1, [[from, y, until - from, 2], ...(start >= left ? [[from, y - 4, 2, 10]] : []),
+                       ...(end <= right ? [[until - 2, y - 4, 2, 10]] : [])]);
+  ctx.font = `${FONT.strong} ${theme.family}`;
+  Object.assign(ctx, { textAlign: "center", textBaseline: "top", fillStyle: theme.ink });
+  const half = ctx.measureText(words).width / 2 + 1;
+  ctx.fillText(words, Math.min(Math.max((from + until) / 2, x(left) + half), box.x + box.w - half), y + 6);
+};
+
 function drawLegend(ctx, layer, buffers, box, theme) {
   const lut = buffers[layer.palette.buffer], y = box.y + box.h + 8, wide = Math.min(90, box.w / 3);
   ctx.font = `${FONT.caption} ${theme.family}`;
@@ -234,9 +354,10 @@ function drawLegend(ctx, layer, buffers, box, theme) {
 }
 
 // Draws the whole state; returns the panels' boxes in CSS pixels, so that pointers can be placed over them.
-function drawState(canvas, state, buffers, width, theme, reserve) {
+function drawState(canvas, { panels, buffers, points }, width, theme, reserve) {
   const ctx = canvas.getContext("2d"), scale = window.devicePixelRatio || 1;
-  const { boxes, height } = layOut(ctx, state.panels, width, theme.family, reserve);
+  const plain = panels.map((panel) => ({ ...panel, layers: plainLayers(panel.layers, points, buffers) }));
+  const { boxes, height } = layOut(ctx, plain, width, theme.family, reserve);
   const size = { width: Math.round(width * scale), height: Math.round(height * scale) };
   if (canvas.width !== size.width || canvas.height !== size.height) {
     Object.assign(canvas, size);
@@ -244,7 +365,7 @@ function drawState(canvas, state, buffers, width, theme, reserve) {
   }
   ctx.setTransform(scale, 0, 0, scale, 0, 0);
   ctx.clearRect(0, 0, width, height);
-  state.panels.forEach((panel, i) => {
+  plain.forEach((panel, i) => {
     const box = boxes[i], [rows, cols] = panel.size;
     const to = (x, y) => [box.x + x * box.w / cols, box.y + y * box.h / rows];
     ctx.font = `${FONT.title} ${theme.family}`;
@@ -255,7 +376,7 @@ function drawState(canvas, state, buffers, width, theme, reserve) {
     box.caption.forEach((line, n) => ctx.fillText(line, box.x, start + 17 * n));
     for (const layer of panel.layers) {
       ctx.save();
-      if (layer.kind !== "Bars") {
+      if (!FILLS[layer.kind]) {
         ctx.beginPath();
         ctx.rect(box.x - 2, box.y - 2, box.w + 4, box.h + 4);
         ctx.clip();

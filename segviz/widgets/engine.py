@@ -15,7 +15,8 @@ in words.
 import base64
 import contextlib
 from io import BytesIO
-from itertools import islice, product
+from itertools import combinations, islice, product
+from math import prod
 from pathlib import Path
 
 import anywidget
@@ -74,10 +75,11 @@ class Explorer(anywidget.AnyWidget):
         if len(set(names)) < len(names):
             raise ValueError(f"Each control needs a name of its own; got {', '.join(names)}.")
         self.compute, self.controls = compute, list(controls)
+        self._given = [control for control in controls if not getattr(control, "local", False)]  # to compute
         start = self._places({control.name: control.value for control in controls})
         super().__init__(title=title, places=start, _start=start, _slow=slow,
                          _controls=[controls_.describe(control) for control in controls])
-        self._first = self._entry(self._key(start))
+        self._first = self._entry(self._key(self._shared(start)))
         block = self._prepare(prepared)
         if block is not None:
             self._prepared, self._complete = block, True
@@ -95,28 +97,27 @@ class Explorer(anywidget.AnyWidget):
 
     def state(self, **values) -> State:
         """What `compute` returns for these values; controls that are not named stay where they are."""
-        values = self._complete_values(values)
         # To the nearest step, as the browser has it, so that one key has one state.
+        places = self._shared(self._places(self._complete_values(values)))
         with contextlib.nullcontext() if self._slow else one_thread():
-            state = self.compute(**self._values(self._places(values)))
+            state = self.compute(**self._values(places, self._given))
         if not isinstance(state, State):
             raise TypeError(f"compute must return a State of panels, not {type(state).__name__}.")
         return state
 
     def snapshot(self, **values):
         """The state as a matplotlib figure, for print and for pages without script."""
-        return figure(self.state(**values), self.title)
+        return figure(*self._pointed_state(values), self.title)
 
     def export_html(self, path=None) -> str:
         """One HTML page that works with no kernel and fetches nothing; written to `path` where one is given.
 
-        It holds every state where they are at most 2000. Else it holds, from the present values and from each
-        option of a choice or toggle, the sweep of every single control; other settings go to the nearest of
-        these, and say so.
+        It holds up to 2000 states: the present one, then every one with one control changed, then with two, and
+        so on, pairs of few values first. Other settings go to the nearest of these, and say so. The places of
+        local points are in every state.
         """
         states = {key: self._packable(key) for key in islice(self._page_keys(), PAGE_STATES)}
-        readout = states[self._key(self.places)][0]["readout"]
-        text = page(self, pack(states), self._png(), readout)
+        text = page(self, pack(states), *self._paper())
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
@@ -134,21 +135,25 @@ class Explorer(anywidget.AnyWidget):
             place for control in self.controls for place in controls_.places(control, values[control.name])
         ]
 
-    def _values(self, places) -> dict:
-        left = list(places)
-        values = {}
-        for control in self.controls:
-            count = len(control.sizes)
-            mine, left = left[:count], left[count:]
-            values[control.name] = control.at(mine if count > 1 else mine[0])
+    def _values(self, places, controls=None) -> dict:
+        left, values = iter(places), {}
+        for control in self.controls if controls is None else controls:
+            mine = list(islice(left, len(control.sizes)))
+            values[control.name] = control.at(mine if len(mine) > 1 else mine[0])
         return values
+
+    def _shared(self, places) -> list[int]:
+        """The places that a state depends on: all but those of local points."""
+        left = iter(places)
+        mine = ((control, list(islice(left, len(control.sizes)))) for control in self.controls)
+        return [place for control, some in mine if control in self._given for place in some]
 
     @staticmethod
     def _key(places) -> str:
         return ",".join(map(str, places))
 
     def _sizes(self) -> list[int]:
-        return [size for control in self.controls for size in control.sizes]
+        return [size for control in self._given for size in control.sizes]
 
     # --- states on their way to the browser
     def _encoded(self, key: str) -> tuple[dict, list[bytes]]:
@@ -158,7 +163,7 @@ class Explorer(anywidget.AnyWidget):
             not 0 <= at < size for at, size in zip(places, sizes, strict=True)
         ):
             raise ValueError(f"No such setting: {key!r}.")
-        return encode(self.state(**self._values(places)))
+        return encode(self.state(**self._values(places, self._given)))
 
     def _entry(self, key: str) -> dict:
         try:
@@ -183,9 +188,7 @@ class Explorer(anywidget.AnyWidget):
     def _prepare(self, wish) -> bytes | None:
         """Every state, packed; None where that is not wished for, or would be too much to send unasked."""
         sizes, fault = self._sizes(), "fault" in self._first
-        count = 1
-        for size in sizes:
-            count *= size
+        count = prod(sizes)
         if fault or wish is False or (wish is None and (self._slow or count > FEW_STATES)):
             return None
         if wish is None and count * sum(map(len, self._first["buffers"])) > FEW_BYTES:
@@ -193,42 +196,38 @@ class Explorer(anywidget.AnyWidget):
         return pack({key: self._packable(key) for key in map(self._key, product(*map(range, sizes)))})
 
     def _page_keys(self):
-        """The keys for a page, the present one first, none twice."""
-        sizes, now = self._sizes(), tuple(self.places)
-        total = 1
-        for size in sizes:
-            total *= size
-        yield self._key(now)
-        everything = product(*map(range, sizes)) if total <= PAGE_STATES else self._sweeps(now, sizes)
-        yield from (self._key(places) for places in dict.fromkeys(everything) if places != now)
-
-    def _sweeps(self, now, sizes):
-        discrete = [
-            isinstance(c, (controls_.Choice, controls_.Toggle)) for c in self.controls for _ in c.sizes
-        ]
-        bases = [now] + [
-            (*now[:i], at, *now[i + 1 :]) for i, size in enumerate(sizes) if discrete[i] for at in range(size)
-        ]
-        for base in bases:
-            for i, size in enumerate(sizes):
-                yield from ((*base[:i], at, *base[i + 1:]) for at in range(size))
+        """Keys for a page: the present one, then those that differ in one number, then in two, and so on."""
+        sizes, now = self._sizes(), self._shared(self.places)
+        others = [[at for at in range(size) if at != now[i]] for i, size in enumerate(sizes)]
+        for count in range(len(sizes) + 1):
+            some = combinations(range(len(sizes)), count)
+            for changed in sorted(some, key=lambda numbers: prod(len(others[i]) for i in numbers)):
+                for values in product(*(others[i] for i in changed)):
+                    moved = dict(zip(changed, values, strict=True))
+                    yield self._key(moved.get(i, at) for i, at in enumerate(now))
 
     # --- where widgets cannot be shown
-    def _png(self) -> str:
-        """The present picture, base64; empty where `compute` fails."""
+    def _pointed_state(self, values) -> tuple[State, dict]:
+        """The state for these values, and the place in it of every point."""
+        values, state = self._complete_values(values), self.state(**values)
+        points = (control for control in self.controls if isinstance(control, controls_.Point))
+        return state, {point.name: state.place(point, values[point.name]) for point in points}
+
+    def _paper(self) -> tuple[str, str]:
+        """The present picture, base64, and its words; where `compute` fails no picture, and what failed."""
         try:
-            picture = self.snapshot()
-        except (Exception, KeyboardInterrupt):            # the widget itself says what failed
-            return ""
+            state, points = self._pointed_state({})
+            picture = figure(state, points, self.title)
+        except (Exception, KeyboardInterrupt) as error:
+            return "", f"{type(error).__name__}: {error}"
         buffer = BytesIO()
         picture.savefig(buffer, format="png", dpi=90)
-        return base64.b64encode(buffer.getvalue()).decode()
+        return base64.b64encode(buffer.getvalue()).decode(), state.said(points)
 
     def _repr_mimebundle_(self, **kwargs):
         """The live view, and beside it a picture and a sentence for viewers that have no widgets."""
         data, metadata = super()._repr_mimebundle_(**kwargs)
-        png = self._png()
-        readout = self._first.get("state", {}).get("readout") or self._first.get("fault", "")
-        return data | {"text/plain": f"{self.title}: {readout}"} | (
+        png, words = self._paper()
+        return data | {"text/plain": f"{self.title}: {words}"} | (
             {"image/png": png} if png else {}
         ), metadata

@@ -1,6 +1,6 @@
 // The explorer: controls, and what happens when they move. Last of the three files, which engine.py joins into one.
-// Contract with Python: `_controls` (kinds, sizes), `places` (whole numbers, one a control, two a Point), `_first`,
-// `_prepared`; a message {ask: key, id} is answered by {key, id, state} with its arrays, or by {key, id, fault}.
+// Contract with Python: `_controls` (kinds, sizes), `places` (whole numbers, one a control, two a Point; a state's key is
+// those of all but local points), `_first`, `_prepared`; a message {ask: key, id} is answered by {key, id, state} with its arrays, or by {key, id, fault}.
 
 const BUSY_AFTER = 150, SAVE_AFTER = 600;
 
@@ -61,8 +61,8 @@ const BUILD = {
     const marks = { class: "sv-control", role: "group", "aria-label": control.label };
     return { inputs, element: make("div", marks, name, ...lines),
              read: () => inputs.map((input) => Number(input.value)),
-             show: (places) => {
-               inputs.forEach((input, i) => { input.value = places[i]; });
+             show: (places, bounds) => {
+               inputs.forEach((input, i) => { input.max = bounds[i] - 1; input.value = places[i]; });
                output.textContent = `${places[0]}, ${places[1]}`;
              } };
   },
@@ -92,6 +92,55 @@ function pointArea(control, get, move) {
   return area;
 }
 
+// The controls' elements in a grid, those of one group under a tab. `renamed` follows every change of what a tab shows.
+function layOutControls(controls, built, renamed) {
+  const panel = make("div", { class: "sv-controls" }), tabs = new Map();
+  const bar = make("div", { class: "sv-tablist", role: "tablist" }), box = make("div", { class: "sv-tabs" }, bar);
+  const open = (group, focus) => {
+    for (const [name, { tab, sheet }] of tabs) {
+      sheet.hidden = name !== group;
+      tab.setAttribute("aria-selected", String(name === group));
+      tab.tabIndex = name === group ? 0 : -1;
+    }
+    if (focus) tabs.get(group).tab.focus();
+    renamed();
+  };
+  controls.forEach(({ group }, n) => {
+    if (!group) { panel.append(built[n].element); return; }
+    if (!tabs.has(group)) {
+      const tab = make("button", { type: "button", role: "tab", class: "sv-tab", ...KEYS }, group);
+      const sheet = make("div", { class: "sv-sheet", role: "tabpanel", "aria-label": group, hidden: "" });
+      tab.addEventListener("click", () => open(group));
+      tabs.set(group, { tab, sheet });
+      bar.append(tab);
+      box.append(sheet);
+    }
+    tabs.get(group).sheet.append(built[n].element);
+    if (!panel.contains(box)) panel.append(box);
+  });
+  bar.addEventListener("keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const shown = [...tabs.keys()].filter((group) => !tabs.get(group).tab.hidden);
+    const now = shown.findIndex((group) => !tabs.get(group).sheet.hidden);
+    open(shown[(now + by + shown.length) % shown.length], true);
+  });
+  const update = ({ hidden, tabs: names }) => {
+    controls.forEach((control, n) => { built[n].element.hidden = hidden.includes(control.name); });
+    for (const [group, { tab, sheet }] of tabs) {
+      const name = names[group] || group;
+      if (tab.textContent !== name) { tab.textContent = name; sheet.setAttribute("aria-label", name); }
+      tab.hidden = [...sheet.children].every((element) => element.hidden);
+    }
+    const shown = [...tabs.keys()].filter((group) => !tabs.get(group).tab.hidden);
+    box.hidden = !shown.length;
+    if (shown.length && !shown.some((group) => !tabs.get(group).sheet.hidden)) open(shown[0]);
+  };
+  return { panel, update };
+}
+
 function render({ model, el }) {
   const controls = model.get("_controls"), slow = model.get("_slow"), first = model.get("_first");
   const offsets = [];
@@ -99,7 +148,21 @@ function render({ model, el }) {
   const sizes = controls.flatMap((control) => control.sizes);
   const start = model.get("_start");
   let places = [...model.get("places")], moved = -1, direction = 1, drawn = null, entry = null, frame = 0;
-  const key = () => places.join(",");
+  const kept = controls.flatMap((control) => control.sizes.map(() => !control.local));    // what a state depends on
+  const keyOf = (all) => all.filter((_, i) => kept[i]).join(",");
+  const key = () => keyOf(places);
+  // Where a control stands: a Point brought inside what the state that is shown has of it.
+  function standing(n) {
+    const control = controls[n], mine = places.slice(offsets[n], offsets[n] + control.sizes.length);
+    return control.kind === "Point" ? mine.map((place, i) => Math.min(place, boundsOf(control)[i] - 1)) : mine;
+  }
+  function boundsOf(control) {
+    const { bounds = {}, panels } = entry ? entry.state : {};
+    const own = bounds[control.name] || (control.local && panels?.[control.panel].size) || control.sizes;
+    return control.sizes.map((size, i) => Math.max(1, Math.min(size, Math.floor(own[i]))));
+  }
+  const pointsNow = () => Object.fromEntries(
+    controls.flatMap((control, n) => (control.kind === "Point" ? [[control.name, standing(n)]] : [])));
 
   const canvas = make("canvas", { role: "img" });
   const busy = make("span", { class: "sv-busy", "aria-hidden": "true" }, "computing…");
@@ -107,7 +170,13 @@ function render({ model, el }) {
   const reset = make("button", { type: "button", class: "sv-reset", ...KEYS }, "Reset");
   const words = make("p", { class: "sv-words", role: "status" });
   const readout = make("p", { class: "sv-readout", "aria-live": "polite" });
-  const panel = make("div", { class: "sv-controls" });
+  const built = controls.map((control) => {
+    const one = BUILD[control.kind](control);
+    one.words = make("span", { class: "sv-problem", role: "status" });
+    one.element.append(one.words);
+    return one;
+  });
+  const { panel, update: updateControls } = layOutControls(controls, built, () => say(...said));
   const root = make("section", { class: "sv", role: "group", "aria-label": model.get("title") || "Explorer" },
                     make("div", { class: "sv-head" }, make("span", { class: "sv-title" }, model.get("title")), reset),
                     stage, panel, words, readout);
@@ -120,13 +189,13 @@ function render({ model, el }) {
     dirty = false;
     if (!entry || !width) return;                             // not on the page yet: the observer below calls again
     theme ??= themeOf(root);
-    const boxes = drawState(canvas, entry.state, entry.buffers, width, theme, reserve);
+    const shown = { panels: entry.state.panels, buffers: entry.buffers, points: pointsNow() };
+    const boxes = drawState(canvas, shown, width, theme, reserve);
     areas.forEach(({ area, control }) => {
       const { x, y, w, h } = boxes[control.panel], place = `left:${x}px;top:${y}px;width:${w}px;height:${h}px`;
       area.units = entry.state.panels[control.panel].size;
       if (area.place !== place) area.style.cssText = area.place = place;
     });
-    canvas.setAttribute("aria-label", entry.state.readout);
     Object.assign(root.dataset, { key: drawn, drawn: Number(root.dataset.drawn || 0) + 1 });
   }
   // At once, so that the next frame has it; but never twice for one frame.
@@ -138,14 +207,32 @@ function render({ model, el }) {
   }
   const rethemed = () => { theme = null; redraw(); };
 
+  // At the control `at`, or, where that is not in sight, below.
+  let said = [""];
   function say(text, at = "") {
     let place = words;
+    said = [text, at];
     controls.forEach((control, n) => {
       built[n].words.textContent = "";
-      if (text && control.name === at) place = built[n].words;
+      const unseen = built[n].element.hidden || built[n].element.closest("[hidden]");
+      if (text && control.name === at && !unseen) place = built[n].words;
     });
     words.textContent = "";
     place.textContent = text;
+  }
+
+  // What is shown of the points: their sliders, and what there is to say of them.
+  function showPoints() {
+    controls.forEach((control, n) => built[n].show(standing(n), boundsOf(control)));
+    if (!drawn || !shelf.has(drawn)) return;
+    const { state } = shelf.get(drawn), points = pointsNow();
+    const sayings = Object.entries(state.pointed).map(([name, { rows, columns, cells }]) => {
+      const [row, column] = points[name];
+      return cells.length ? last(last(cells, row), column) : `${last(rows, row) ?? ""} ${last(columns, column) ?? ""}`;
+    });
+    const text = [state.readout, ...sayings].join(" ").trim();
+    if (readout.textContent !== text) readout.textContent = text;
+    canvas.setAttribute("aria-label", text);
   }
 
   function show(name) {
@@ -153,11 +240,12 @@ function render({ model, el }) {
     drawn = name;
     if (next.state.panels.length) entry = next;
     stage.classList.toggle("sv-stale", Boolean(next.state.problem) && !next.state.panels.length);
+    updateControls(next.state);
     say(next.state.problem, next.state.problem_at);
-    if (readout.textContent !== next.state.readout) readout.textContent = next.state.readout;
     controls.forEach((control, n) => {
       for (const input of built[n].inputs) input.disabled = next.state.disabled.includes(control.name);
     });
+    showPoints();
     redraw();
   }
 
@@ -189,7 +277,7 @@ function render({ model, el }) {
   function nearby() {
     const keys = [], step = (i, by) => {
       const other = places[i] + by;
-      if (other >= 0 && other < sizes[i]) keys.push(places.with(i, other).join(","));
+      if (kept[i] && other >= 0 && other < sizes[i]) keys.push(keyOf(places.with(i, other)));
     };
     if (moved >= 0) [1, 2, 3, -1].forEach((by) => step(moved, by * direction));
     sizes.forEach((_, i) => { step(i, 1); step(i, -1); });
@@ -207,16 +295,18 @@ function render({ model, el }) {
     saveTimer = setTimeout(() => { model.set("places", [...places]); model.save_changes(); }, SAVE_AFTER);
   }
   function refresh() {
-    controls.forEach((control, n) => built[n].show(places.slice(offsets[n], offsets[n] + control.sizes.length)));
+    root.dataset.wanted = key();
+    showPoints();
     if (shelf.has(key())) { asking.forget(); markBusy(false); show(key()); if (canAsk()) asking.fetchAhead(nearby()); }
     else if (canAsk()) { markBusy(true); asking.want(key()); }
     else settle();
   }
   // Without a kernel only what came with the page can be shown: take the nearest of that, and say what gave way.
   function settle() {
-    const wanted = places, near = shelf.nearest(key(), moved);
+    const wanted = places, near = shelf.nearest(key(), moved < 0 ? -1 : kept.slice(0, moved).filter(Boolean).length);
     if (!unpacked || near === null) return;
-    places = near.split(",").map(Number);
+    const found = near.split(",").map(Number);
+    places = places.map((place, i) => (kept[i] ? found.shift() : place));
     refresh();
     const differs = (control, n) => control.sizes.some((_, i) => places[offsets[n] + i] !== wanted[offsets[n] + i]);
     const names = controls.filter(differs).map((control) => control.label).join(", ");
@@ -225,31 +315,28 @@ function render({ model, el }) {
   function moveTo(n, values) {
     const at = offsets[n], control = controls[n];
     const next = [...places];
-    values.forEach((value, i) => { next[at + i] = Math.min(Math.max(value, 0), control.sizes[i] - 1); });
+    const bounds = control.kind === "Point" ? boundsOf(control) : control.sizes;
+    values.forEach((value, i) => { next[at + i] = Math.min(Math.max(value, 0), bounds[i] - 1); });
     if (next.join() === places.join()) return;
+    save();
+    if (control.local) { places = next; showPoints(); redraw(); return; }
     moved = next.findIndex((place, i) => place !== places[i]);
     direction = Math.sign(next[moved] - places[moved]);
     places = next;
     refresh();
-    save();
   }
 
-  const built = controls.map((control, n) => {
-    const one = BUILD[control.kind](control);
-    one.words = make("span", { class: "sv-problem", role: "status" });
-    one.element.append(one.words);
+  built.forEach((one, n) => {
     one.inputs.forEach((input) => input.addEventListener("input", () => moveTo(n, one.read())));
-    panel.append(one.element);
-    return one;
   });
   const areas = [];
   controls.forEach((control, n) => {
     if (control.kind !== "Point") return;
-    const area = pointArea(control, () => places.slice(offsets[n], offsets[n] + 2), (values) => moveTo(n, values));
+    const area = pointArea(control, () => standing(n), (values) => moveTo(n, values));
     stage.append(area);
     areas.push({ area, control });
   });
-  reset.addEventListener("click", () => { places = [...start]; moved = -1; refresh(); save(); });
+  reset.addEventListener("click", () => { places = [...start]; moved = -1; refresh(); redraw(); save(); });
 
   // --- the world outside
   const onMessage = (content, buffers) => {
@@ -257,7 +344,7 @@ function render({ model, el }) {
   };
   const onPlaces = () => {
     const next = model.get("places");
-    if (next.join() !== key()) { places = [...next]; moved = -1; refresh(); }
+    if (next.join() !== places.join()) { places = [...next]; moved = -1; refresh(); redraw(); }
   };
   model.on("msg:custom", onMessage);
   model.on("change:places", onPlaces);

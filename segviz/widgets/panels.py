@@ -4,8 +4,12 @@ A panel has its own units: a layer at x, y, width, height stands in columns and 
 pixel `(row, column)` of an image covers `[column, column + 1) x [row, row + 1)`. Boxes are `(x0, y0, x1,
 y1)`, half open. A colour is `"#rrggbb"`, or a name that each theme resolves: ink, muted, line, accent, error,
 paper; and mark, for what is marked on a picture, which is the same in all themes.
+
+Layers with an `at`, the name of a local point, hold what there is to show for all its places, and the browser
+picks: `layer.here(row, column)` is the plain layer, or list of layers, of one place. `HERE` in draw.js is the same.
 """
 
+from copy import copy
 from dataclasses import dataclass, field, fields
 from functools import cache
 
@@ -30,8 +34,12 @@ class _Picture:
     """A layer with pixels: where no box is given, one pixel is one unit of the panel."""
 
     def extent(self) -> tuple[float, float, float, float]:
-        rows, columns = self.data.shape[:2]
+        rows, columns = self.shape
         return self.box or (0, 0, columns, rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.data.shape[:2]
 
 
 @dataclass
@@ -64,7 +72,8 @@ class LabelMap(_Picture):
 class HeatMap(_Picture):
     """Numbers `(H, W)` between `low` and `high` in a matplotlib colour map; not-a-number is left clear.
 
-    `legend` names the scale, which is then drawn under the panel with both its ends.
+    `legend` names the scale, which is then drawn under the panel with both its ends. With `at`, numbers
+    `(R, C, H, W)`: a map for each place of that local point.
     """
 
     data: np.ndarray
@@ -74,15 +83,87 @@ class HeatMap(_Picture):
     legend: str = ""
     box: tuple | None = None
     opacity: float = 1.0
+    at: str = ""
     palette: np.ndarray = field(init=False)
 
     def __post_init__(self):
-        values = _plane(self.data).astype(np.float64)
+        values = array(self.data).astype(np.float64)
+        if values.ndim != (4 if self.at else 2):
+            shape = "(R, C, H, W), a map a place" if self.at else "(H, W)"
+            raise ValueError(f"A heat map needs {shape}; this one has shape {values.shape}.")
         steps = (values - self.low) / (self.high - self.low or 1.0)
         steps = np.nan_to_num(steps, nan=0.0).clip(0, 1) * (CLEAR - 1) + 0.5
         self.data = np.where(np.isnan(values), CLEAR, steps).astype(np.uint8)
         self.palette = colour_table(self.colours)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.data.shape[-2:]
+
+    def here(self, row: int, column: int):
+        if not self.at:
+            return self
+        shown = copy(self)
+        shown.at, shown.data = "", _of(_of(self.data, row), column)
+        return shown
+
+
+def _of(items, place: int):
+    """The item of a place, or the last where there are fewer."""
+    return items[min(place, len(items) - 1)]
+
+
+@dataclass
+class Outer(_Picture):
+    """The numbers `rows[i] x columns[j]` of the place (i, j): `rows` (R, H), `columns` (C, W), float.
+
+    What separates into rows and columns is sent for R x C places in the room of R + C. Zeros are left clear;
+    the rest is as in `HeatMap`.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    at: str
+    low: float = 0.0
+    high: float = 1.0
+    colours: str = "cividis"
+    legend: str = ""
+    box: tuple | None = None
+    opacity: float = 1.0
+    palette: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        self.rows = np.ascontiguousarray(_plane(self.rows).astype(np.float32))
+        self.columns = np.ascontiguousarray(_plane(self.columns).astype(np.float32))
+        self.palette = colour_table(self.colours)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.shape[1], self.columns.shape[1]
+
+    def here(self, row: int, column: int) -> HeatMap:
+        values = np.outer(_of(self.rows, row), _of(self.columns, column))
+        values = np.where(values == 0, np.nan, values)
+        return HeatMap(values, self.low, self.high, self.colours, self.legend, self.box, self.opacity)
+
+
+@dataclass
+class Where:
+    """Of `layers` those of the place (i, j): `layers[i]` with axis "row", `layers[j]` with "column",
+    `layers[i][j]` with "cell"; each a layer or a list of layers."""
+
+    at: str
+    axis: str
+    layers: list
+
+    def __post_init__(self):
+        if self.axis not in ("row", "column", "cell"):
+            raise ValueError(f'axis is "row", "column" or "cell"; got {self.axis!r}.')
+
+    def here(self, row: int, column: int):
+        if self.axis == "cell":
+            return _of(_of(self.layers, row), column)
+        return _of(self.layers, row if self.axis == "row" else column)
 
 @cache
 def colour_table(name: str) -> np.ndarray:
@@ -124,6 +205,18 @@ class Rects:
     width: float = 2.0
     fill: str = ""
     dashed: bool = False
+
+
+@dataclass
+class Marker:
+    """The box of the unit (i, j) that a local point stands on."""
+
+    at: str
+    colour: str = "mark"
+    width: float = 2.0
+
+    def here(self, row: int, column: int) -> Rects:
+        return Rects([(column, row, column + 1, row + 1)], self.colour, self.width)
 
 
 @dataclass
@@ -186,13 +279,62 @@ class Bars:
 
 
 @dataclass
+class Level:
+    """One map of a `Chain`, seen from the side: `size` units, centred at `start`, `start + jump`, ...
+
+    lit[i]: the runs [(a, b), ...], half open, of this level's units that unit i of the last level depends on.
+    reads[u], if given: the units of the level before that unit u reads; drawn as lines where they are few.
+    """
+
+    label: str
+    size: int
+    start: float
+    jump: float
+    lit: list
+    reads: list | None = None
+
+
+@dataclass
+class Chain:
+    """A stack of maps from the side, the input (levels[0]) lowest: what the unit above depends on in each.
+
+    All levels share the input's pixels as their scale, in which pixel p covers [p, p + 1), so that strides and
+    alignment are seen. The unit is the row (axis "row") or column of the local point `at`. fields[i] = (left,
+    right) is unit i's field in pixels, measured off at the bottom; it may reach beyond the input's edge, into
+    padding. Fills its panel, which needs no other layer.
+    """
+
+    levels: list[Level]
+    fields: list
+    at: str
+    axis: str = "column"
+    unit: int = 0                        # the one shown on paper
+
+    def here(self, row: int, column: int):
+        shown = copy(self)
+        shown.at = ""
+        shown.unit = min(row if self.axis == "row" else column, len(self.fields) - 1)
+        return shown
+
+    def extent(self) -> tuple[float, float]:
+        """Left and right end of the widest level, in pixels."""
+        ends = [(level.start - level.jump / 2, level.start + (level.size - 0.5) * level.jump)
+                for level in self.levels]
+        return min(left for left, _ in ends), max(right for _, right in ends)
+
+
+@dataclass
 class Panel:
-    """One titled picture. `size` is (rows, columns) in its units, by default its first picture's."""
+    """One titled picture. `size` is (rows, columns) in its units, by default its first picture's.
+
+    A `wide` one has a row for itself.
+    """
 
     title: str
     layers: list
     caption: str = ""
     size: tuple | None = None
+    wide: bool = False
 
     def extent(self) -> tuple[float, float]:
         if self.size is not None:
@@ -200,11 +342,25 @@ class Panel:
         first = next((layer for layer in self.layers if isinstance(layer, _Picture)), None)
         if first is not None:
             return tuple(first.extent()[i] - first.extent()[i - 2] for i in (3, 2))
-        if any(isinstance(layer, Bars) for layer in self.layers):
+        if any(isinstance(layer, (Bars, Chain)) for layer in self.layers):
             return (1, 1)
         raise ValueError(
             f"The panel {self.title!r} has no picture to take its size from: give size=(rows, columns)."
         )
+
+
+@dataclass
+class Pointed:
+    """What to say of the place (i, j) of a local point: `rows[i]` and `columns[j]`, or `cells[i][j]`."""
+
+    rows: tuple = ()
+    columns: tuple = ()
+    cells: tuple = ()
+
+    def here(self, row: int, column: int) -> str:
+        if self.cells:
+            return _of(_of(self.cells, row), column)
+        return " ".join(_of(words, at) for words, at in ((self.rows, row), (self.columns, column)) if words)
 
 
 @dataclass
@@ -214,7 +370,9 @@ class State:
 
     `problem` says in words why these settings cannot be had; it is shown at the control named in
     `problem_at`, and where no panels come with it the last picture stays. Those named in
-    `disabled` have no effect just now.
+    `disabled` have no effect just now; those in `hidden` are not even shown.
+    `pointed`, by local point: words that follow the readout. `bounds`, by point: the (rows, columns) that it has
+    just now; by default what its control says, a local one's panel. `tabs`, by group: a name for its tab.
     """
 
     panels: list[Panel]
@@ -222,16 +380,32 @@ class State:
     problem: str = ""
     problem_at: str = ""
     disabled: tuple = ()
+    hidden: tuple = ()
+    pointed: dict = field(default_factory=dict)
+    bounds: dict = field(default_factory=dict)
+    tabs: dict = field(default_factory=dict)
+
+    def place(self, point, value) -> tuple[int, int]:
+        """Where the control `point` stands in this state."""
+        local = point.local and self.panels
+        bounds = self.bounds.get(point.name) or (self.panels[point.panel].extent() if local else point.sizes)
+        return tuple(min(at, int(size) - 1) for at, size in zip(value, bounds, strict=True))
+
+    def said(self, points: dict) -> str:
+        """The readout, and what there is to say of the points, given by name as (row, column)."""
+        return " ".join([self.readout, *(words.here(*points[name]) for name, words in self.pointed.items())])
 
 
 def _plain(value):
     """Whatever stands in a layer, as JSON holds it; floats to four digits after the point."""
-    if isinstance(value, Bar):
+    if isinstance(value, (Bar, Level, Pointed)):
         return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float):
         return round(value, 4) if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -241,20 +415,26 @@ def encode(state: State) -> tuple[dict, list[bytes]]:
     buffers: list[bytes] = []
 
     def layer_entry(layer):
+        if isinstance(layer, (list, tuple)):
+            return [layer_entry(part) for part in layer]
         entry = {"kind": type(layer).__name__}
         for name, value in ((f.name, getattr(layer, f.name)) for f in fields(layer)):
             if isinstance(value, np.ndarray):
                 buffers.append(value.tobytes())
                 value = {"buffer": len(buffers) - 1, "shape": list(value.shape)}
-            entry[name] = _plain(value) if not isinstance(value, dict) else value
+            entry[name] = layer_entry(value) if name == "layers" else _plain(value)
         return entry
 
-    panels = [{"title": panel.title, "caption": panel.caption, "size": _plain(panel.extent()),
-               "layers": [layer_entry(layer) for layer in panel.layers]} for panel in state.panels]
+    panels = [{"title": panel.title, "caption": panel.caption, "size": _plain(panel.extent()), "wide": panel.wide,
+               "layers": layer_entry(panel.layers)} for panel in state.panels]
     return {
         "panels": panels,
         "readout": state.readout,
         "problem": state.problem,
         "problem_at": state.problem_at,
         "disabled": list(state.disabled),
+        "hidden": list(state.hidden),
+        "pointed": _plain(state.pointed),
+        "bounds": _plain(state.bounds),
+        "tabs": state.tabs,
     }, buffers

@@ -84,7 +84,8 @@ class SlidingExplorer(Explorer):
             f"{window[2] - 1}, and gives {shown} a probability of {chance:.2f}. "
             f"Highest: {float(scores.max()):.2f} at row {best[0]}, column {best[1]}."
         )
-        return State(self._panels(image, scores, shown, window, (i, j)), readout)
+        bounds = {"object_at": (height, width), "cell": cells}
+        return State(self._panels(image, scores, shown, window, (i, j)), readout, bounds=bounds)
 
     def _panels(self, image, scores, shown, window, cell) -> list[Panel]:
         height, width = image.shape[1:]

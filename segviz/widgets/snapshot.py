@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from segviz.draw import VOID_COLOUR
-from segviz.widgets.panels import CLEAR, VOID, Bars, Panel, State
+from segviz.widgets.panels import CLEAR, VOID, Bars, Chain, Panel, State
 
 # The light theme of explorer.css.
 COLOURS = {"ink": "#1f2430", "muted": "#5b6270", "line": "#dfe2e8", "accent": "#0b62c4", "error": "#b3261e",
@@ -17,31 +17,56 @@ COLOURS = {"ink": "#1f2430", "muted": "#5b6270", "line": "#dfe2e8", "accent": "#
 WIDTH = 3.3                              # inches a panel
 
 
-def figure(state: State, title: str = "") -> Figure:
-    """The state as a figure with a canvas of its own (no pyplot, so nothing is left open)."""
+def figure(state: State, points: dict, title: str = "") -> Figure:
+    """The state, its points standing where `points` says, as a figure with a canvas of its own (no pyplot, so
+    nothing is left open)."""
     columns = min(3, len(state.panels)) or 1
-    rows = math.ceil(len(state.panels) / columns)
+    cells = _cells(state.panels, columns)
+    rows = 1 + max((row for row, _ in cells), default=0)
     drawn = Figure(
         figsize=(WIDTH * columns, 4.1 * rows + 0.3), layout="constrained", facecolor=COLOURS["paper"]
     )
+    grid = drawn.add_gridspec(rows, columns)
     FigureCanvasAgg(drawn)
     if title:
         drawn.suptitle(title, fontsize=11, fontweight="bold", color=COLOURS["ink"])
-    for number, panel in enumerate(state.panels, start=1):
-        _draw_panel(drawn.add_subplot(rows, columns, number), panel)
+    for panel, cell in zip(state.panels, cells, strict=True):
+        _draw_panel(drawn.add_subplot(grid[cell]), panel, points)
     if state.problem:
         drawn.supxlabel(state.problem, fontsize=9, color=COLOURS["error"], wrap=True)
     return drawn
 
 
-def _draw_panel(ax, panel: Panel) -> None:
+def _cells(panels, columns: int) -> list:
+    """Row and column of each panel; a wide one has all columns of its row."""
+    cells, row, column = [], 0, 0
+    for panel in panels:
+        if column == columns or (panel.wide and column):
+            row, column = row + 1, 0
+        cells.append((row, slice(None) if panel.wide else column))
+        column = columns if panel.wide else column + 1
+    return cells
+
+
+def _plain_layers(layers, points: dict):
+    """The layers, those that follow a point as they are at its place."""
+    for layer in layers:
+        place = points.get(getattr(layer, "at", ""))
+        if place is None:
+            yield layer
+        else:
+            shown = layer.here(*place)
+            yield from _plain_layers(shown if isinstance(shown, (list, tuple)) else [shown], points)
+
+
+def _draw_panel(ax, panel: Panel, points: dict) -> None:
     ax.set_title(panel.title, fontsize=9, fontweight="bold", color=COLOURS["ink"], wrap=True)
     rows, columns = panel.extent()
-    if not any(isinstance(layer, Bars) for layer in panel.layers):
+    if not any(isinstance(layer, (Bars, Chain)) for layer in panel.layers):
         ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], aspect="equal")
         ax.set_xlabel(panel.caption, fontsize=8, color=COLOURS["muted"], wrap=True)
         ax.spines[:].set_visible(False)
-    for layer in panel.layers:
+    for layer in _plain_layers(panel.layers, points):
         DRAW[type(layer).__name__](ax, layer)
 
 
@@ -155,6 +180,27 @@ def _bars(ax, layer) -> None:
     ax.spines[:].set_visible(False)
 
 
+def _chain(ax, layer) -> None:
+    left, right = layer.extent()
+    for height, level in enumerate(layer.levels):
+        first, wide = level.start - level.jump / 2, 0.86 * level.jump
+        lit = {u for a, b in level.lit[layer.unit] for u in range(a, b)}
+        if lit:
+            hull = first + min(lit) * level.jump, (max(lit) + 1 - min(lit)) * level.jump
+            ax.broken_barh([hull], (height - 0.3, 0.6), color=COLOURS["accent"], alpha=0.2, linewidth=0)
+        for shown, colour in ((set(range(level.size)) - lit, "line"), (lit, "accent")):
+            cells = [(first + u * level.jump + 0.07 * level.jump, wide) for u in shown]
+            ax.broken_barh(cells, (height - 0.22, 0.44), color=COLOURS[colour], linewidth=0)
+    start, end = layer.fields[layer.unit]
+    ax.plot([max(start, left), min(end, right)], [-0.5] * 2, color=COLOURS["mark"], linewidth=1.5)
+    ax.text((max(start, left) + min(end, right)) / 2, -0.62, f"{end - start:g} px", ha="center", va="top",
+            fontsize=8, color=COLOURS["mark"])
+    ax.set_yticks(range(len(layer.levels)), [level.label for level in layer.levels], fontsize=8)
+    ax.tick_params(length=0)
+    ax.set(xlim=(left, right), ylim=(-1.1, len(layer.levels) - 0.5), xticks=[])
+    ax.spines[:].set_visible(False)
+
+
 DRAW = {
     "Image": _image,
     "LabelMap": _indexed,
@@ -166,4 +212,5 @@ DRAW = {
     "Dots": _dots,
     "Text": _text,
     "Bars": _bars,
+    "Chain": _chain,
 }
