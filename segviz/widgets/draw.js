@@ -54,7 +54,7 @@ function layOut(ctx, panels, width, family, reserve) {
     const cell = panel.wide ? width : Math.floor((width - GAP * (columns - 1)) / columns);
     const [rows, cols] = panel.size;
     const filler = fillerOf(panel);
-    const wide = filler ? cell : wholePixels(Math.min(cell, TALLEST, TALLEST * cols / rows), cols);
+    const wide = filler ? cell : wholePixels(Math.min(cell, panel.wide ? cell : TALLEST, TALLEST * cols / rows), cols);
     ctx.font = `${FONT.title} ${family}`;
     const title = wrap(ctx, panel.title, cell);
     ctx.font = `${FONT.caption} ${family}`;

@@ -34,7 +34,8 @@ const BUILD = {
     const name = make("span", { class: "sv-name" }, make("span", {}, control.label), output);
     return { inputs: [input], element: make("label", { class: "sv-control" }, name, input),
              read: () => [Math.round((Number(input.value) - control.minimum) / control.step)],
-             show: ([place]) => {
+             show: ([place], [size]) => {
+               input.max = valueAt(control, size - 1);
                input.value = valueAt(control, place);
                output.textContent = shown(control, place);
                input.setAttribute("aria-valuetext", output.textContent);
@@ -151,10 +152,10 @@ function render({ model, el }) {
   const kept = controls.flatMap((control) => control.sizes.map(() => !control.local));    // what a state depends on
   const keyOf = (all) => all.filter((_, i) => kept[i]).join(",");
   const key = () => keyOf(places);
-  // Where a control stands: a Point brought inside what the state that is shown has of it.
+  // Where a control stands, brought inside what the state that is shown has of it.
   function standing(n) {
     const control = controls[n], mine = places.slice(offsets[n], offsets[n] + control.sizes.length);
-    return control.kind === "Point" ? mine.map((place, i) => Math.min(place, boundsOf(control)[i] - 1)) : mine;
+    return mine.map((place, i) => Math.min(place, boundsOf(control)[i] - 1));
   }
   function boundsOf(control) {
     const { bounds = {}, panels } = entry ? entry.state : {};
@@ -315,7 +316,7 @@ function render({ model, el }) {
   function moveTo(n, values) {
     const at = offsets[n], control = controls[n];
     const next = [...places];
-    const bounds = control.kind === "Point" ? boundsOf(control) : control.sizes;
+    const bounds = boundsOf(control);
     values.forEach((value, i) => { next[at + i] = Math.min(Math.max(value, 0), bounds[i] - 1); });
     if (next.join() === places.join()) return;
     save();
