@@ -372,7 +372,8 @@ class State:
     `problem_at`, and where no panels come with it the last picture stays. Those named in
     `disabled` have no effect just now; those in `hidden` are not even shown.
     `pointed`, by local point: words that follow the readout. `bounds`, by point: the (rows, columns) that it has
-    just now, by slider: (how many of its values,); by default what the control says, a local point's panel. `tabs`, by group: a name for its tab.
+    just now, by slider: (how many of its values,); by default what the control says, a local point's panel. `tabs`,
+    by group: a name for its tab.
     """
 
     panels: list[Panel]
