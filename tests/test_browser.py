@@ -376,8 +376,10 @@ def follows(strength, spare, other):
     boxes = [Rects([(0, 2 * u, 12, 2 * u + 2)]) for u in range(6)]
     words = Pointed(rows=[f"Row {u}." for u in range(6)], columns=[f"Column {u}." for u in range(6)])
     panels = [Panel("Side", [chain], wide=True), Panel("Map", [HeatMap(np.zeros((6, 6))), Marker("unit")]),
-              Panel("Field", [Outer(tent, strength * tent, "unit", 0.1, 3.0), Where("unit", "row", boxes)]),
-              Panel("Maps", [HeatMap(maps, at="unit")])]
+              Panel("Field", [Outer(tent, strength * tent, "unit", 0.1, 3.0), Where("unit", "row", boxes),
+                              Outer(tent > 0.3, tent > 0.3, "unit", clear=1),
+                              Marker("unit", rows=[(u, u + 2) for u in range(6)])]),
+              Panel("Maps", [HeatMap(maps, at="unit"), HeatMap(maps, at="unit", which=([0, 0, 2], [1, 0]))])]
     return State(panels, f"Strength {strength}.", pointed={"unit": words}, tabs={"2": f"second {strength}"},
                  hidden=("spare", "other") if strength == 3 else (),
                  problem="Two is too much." if strength == 2 else "", problem_at="spare")
@@ -456,7 +458,7 @@ def test_the_browser_picks_what_paper_picks(following, page):
     panels = follower.state().panels[1:]
     layers = [layer for row in range(7) for column in range(7) for panel in panels
               for layer in _plain_layers(panel.layers, {"unit": (row, column)})]
-    assert len(found) == len(layers) == 7 * 7 * 5
+    assert len(found) == len(layers) == 7 * 7 * 8
     for mine, layer in zip(found, layers, strict=True):
         theirs = [list(box) for box in layer.boxes] if hasattr(layer, "boxes") else layer.data.ravel().tolist()
         assert np.abs(np.array(mine) - np.array(theirs)).max() <= 1         # float32 here, float64 there

@@ -508,9 +508,14 @@ def test_layers_that_follow_a_point_hold_what_is_to_be_seen_at_each_place():
     assert heat.shape == (2, 2) and heat.extent() == (0, 0, 2, 2)
     assert np.array_equal(heat.here(1, 2).data, HeatMap(np.arange(20, 24).reshape(2, 2) / 30).data)
     assert np.array_equal(heat.here(9, 9).data, heat.here(1, 2).data)         # places it does not have
+    heat.which = ([0, 1, 1], [2, 0])
+    assert np.array_equal(heat.here(2, 0).data, HeatMap(np.arange(20, 24).reshape(2, 2) / 30).data)
     values = np.outer([3, 4, 5], [8, 9, 10, 11])
     assert np.array_equal(outer.here(1, 2).data, HeatMap(values, high=60).data) and outer.shape == (3, 4)
     assert (outer.here(0, 0).data == panels.CLEAR).sum() == 3 + 4 - 1         # where a factor is zero
+    veil = Outer([[0, 1, 1]], [[1, 0, 1, 0]], "unit", clear=1).here(0, 0).data
+    assert ((veil == panels.CLEAR) == [[0, 0, 0, 0], [1, 0, 1, 0], [1, 0, 1, 0]]).all()
+    assert Marker("unit", rows=[(0, 3), (2, 5)]).here(1, 4).boxes == [(4, 2, 5, 5)]
     assert rows.here(0, 5).boxes and [type(layer) for layer in rows.here(1, 5)] == [Lines, Marker]
     assert columns.here(1, 2).boxes == [(0, 0, 1, 1)] and cells.here(1, 2).items == [(1, 1, "1 2")]
     assert marker.here(1, 2).boxes == [(2, 1, 3, 2)]

@@ -165,6 +165,7 @@ const last = (items, place) => items[Math.min(place, items.length - 1)];
 const HERE = {
   HeatMap(layer, row, column, buffers) {
     const [R, C, rows, cols] = layer.data.shape, size = rows * cols;
+    if (layer.which) [row, column] = [last(layer.which[0], row), last(layer.which[1], column)];
     const from = (Math.min(row, R - 1) * C + Math.min(column, C - 1)) * size;
     const bytes = dataOf(layer, buffers).subarray(from, from + size);
     return { ...layer, at: "", data: { shape: [rows, cols], bytes } };
@@ -177,7 +178,7 @@ const HERE = {
     for (let y = 0, o = 0; y < rows; y++) {
       for (let x = 0; x < cols; x++, o++) {
         const value = down[y] * along[x], step = Math.min(Math.max((value - layer.low) * steps, 0), CLEAR - 1);
-        bytes[o] = value === 0 ? CLEAR : step + 0.5;
+        bytes[o] = value === layer.clear ? CLEAR : step + 0.5;
       }
     }
     return { ...layer, kind: "HeatMap", at: "", data: { shape: [rows, cols], bytes } };
@@ -186,7 +187,9 @@ const HERE = {
     return axis === "cell" ? last(last(layers, row), column) : last(layers, axis === "row" ? row : column);
   },
   Marker(layer, row, column) {
-    return { ...layer, kind: "Rects", at: "", boxes: [[column, row, column + 1, row + 1]] };
+    const [top, bottom] = layer.rows ? last(layer.rows, row) : [row, row + 1];
+    const [left, right] = layer.columns ? last(layer.columns, column) : [column, column + 1];
+    return { ...layer, kind: "Rects", at: "", boxes: [[left, top, right, bottom]] };
   },
   Chain(layer, row, column) {
     return { ...layer, at: "", unit: Math.min(layer.axis === "row" ? row : column, layer.fields.length - 1) };

@@ -73,7 +73,8 @@ class HeatMap(_Picture):
     """Numbers `(H, W)` between `low` and `high` in a matplotlib colour map; not-a-number is left clear.
 
     `legend` names the scale, which is then drawn under the panel with both its ends. With `at`, numbers
-    `(R, C, H, W)`: a map for each place of that local point.
+    `(R, C, H, W)`: a map for each place of that local point; or, where there are fewer maps than places,
+    `which` = (rows, columns): place (i, j) has map (rows[i], columns[j]).
     """
 
     data: np.ndarray
@@ -84,6 +85,7 @@ class HeatMap(_Picture):
     box: tuple | None = None
     opacity: float = 1.0
     at: str = ""
+    which: tuple | None = None
     palette: np.ndarray = field(init=False)
 
     def __post_init__(self):
@@ -103,6 +105,8 @@ class HeatMap(_Picture):
     def here(self, row: int, column: int):
         if not self.at:
             return self
+        if self.which:
+            row, column = _of(self.which[0], row), _of(self.which[1], column)
         shown = copy(self)
         shown.at, shown.data = "", _of(_of(self.data, row), column)
         return shown
@@ -117,8 +121,9 @@ def _of(items, place: int):
 class Outer(_Picture):
     """The numbers `rows[i] x columns[j]` of the place (i, j): `rows` (R, H), `columns` (C, W), float.
 
-    What separates into rows and columns is sent for R x C places in the room of R + C. Zeros are left clear;
-    the rest is as in `HeatMap`.
+    What separates into rows and columns is sent for R x C places in the room of R + C. Where the product is
+    `clear`, nothing is drawn (with ones for what a unit reads and clear=1: a veil over the rest); what is not said
+    here is as in `HeatMap`.
     """
 
     rows: np.ndarray
@@ -130,6 +135,7 @@ class Outer(_Picture):
     legend: str = ""
     box: tuple | None = None
     opacity: float = 1.0
+    clear: float = 0.0
     palette: np.ndarray = field(init=False)
 
     def __post_init__(self):
@@ -143,7 +149,7 @@ class Outer(_Picture):
 
     def here(self, row: int, column: int) -> HeatMap:
         values = np.outer(_of(self.rows, row), _of(self.columns, column))
-        values = np.where(values == 0, np.nan, values)
+        values = np.where(values == self.clear, np.nan, values)
         return HeatMap(values, self.low, self.high, self.colours, self.legend, self.box, self.opacity)
 
 
@@ -209,14 +215,21 @@ class Rects:
 
 @dataclass
 class Marker:
-    """The box of the unit (i, j) that a local point stands on."""
+    """The box of the unit (i, j) that a local point stands on.
+
+    Where a unit of the panel is not one of the point's: rows[i] = (top, bottom), columns[j] = (left, right).
+    """
 
     at: str
     colour: str = "mark"
     width: float = 2.0
+    rows: list | None = None
+    columns: list | None = None
 
     def here(self, row: int, column: int) -> Rects:
-        return Rects([(column, row, column + 1, row + 1)], self.colour, self.width)
+        top, bottom = _of(self.rows, row) if self.rows else (row, row + 1)
+        left, right = _of(self.columns, column) if self.columns else (column, column + 1)
+        return Rects([(left, top, right, bottom)], self.colour, self.width)
 
 
 @dataclass
