@@ -1,5 +1,6 @@
 """Explorers: pictures with controls. `Explorer` and its parts build new ones; the others are the lessons'."""
 
+from segviz.widgets.checkerboard import CheckerboardExplorer
 from segviz.widgets.controls import Choice, Point, Slider, Toggle
 from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import (
@@ -23,6 +24,7 @@ from segviz.widgets.panels import (
     Text,
     Where,
 )
+from segviz.widgets.receptive import ReceptiveExplorer
 from segviz.widgets.scores import ScoresExplorer
 from segviz.widgets.sliding import SlidingExplorer
 
@@ -30,6 +32,7 @@ __all__ = [
     "Bar",
     "Bars",
     "Chain",
+    "CheckerboardExplorer",
     "Choice",
     "Dots",
     "Explorer",
@@ -45,6 +48,7 @@ __all__ = [
     "Panel",
     "Point",
     "Pointed",
+    "ReceptiveExplorer",
     "Rects",
     "ScoresExplorer",
     "Slider",
