@@ -14,6 +14,7 @@ SCATTER, ZEROS, MATRIX = VIEWS = ("scatter and add", "zeros, convolve", "matrix"
 DIGITS, ONES, PYRAMID = WEIGHTS = ("1, 2, 3, ...", "ones", "bilinear")
 VALUES = torch.tensor([[1, 3, 2, 4, 1], [2, 4, 1, 3, 5], [3, 1, 5, 2, 2], [5, 2, 3, 1, 4], [1, 4, 2, 5, 3]]).float()
 MOST_STEPS = VALUES.numel()
+NO_BREAK = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,10 @@ class Setting:
     def formula(self) -> str:
         """How the output's size comes about, in numbers."""
         if not self.transposed:
-            return f"{self.size} × {self.stride} = {self.output_size} rows and columns."
+            return f"Rows, columns: {self.size} × {self.stride} = {self.output_size}."
         parts = [f"({self.size} − 1) × {self.stride}", f"− 2 × {self.padding}",
                  f"+ {self.dilation} × ({self.kernel} − 1)", f"+ {self.output_padding}", f"+ 1 = {self.output_size}"]
-        return " ".join(part.replace(" ", "\u00a0") for part in parts) + " rows and columns."
+        return f"Rows, columns: {' '.join(part.replace(' ', NO_BREAK) for part in parts)}."
 
     def said(self, row: int, column: int) -> str:
         """Who wrote to a cell of the output, and the sum in numbers."""
@@ -192,4 +193,4 @@ def number(value: float) -> str:
 
 def place(row: int, column: int) -> str:
     """`(row, column)`, not to be broken over two lines."""
-    return f"({row},\u00a0{column})"
+    return f"({row},{NO_BREAK}{column})"

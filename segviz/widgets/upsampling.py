@@ -74,7 +74,7 @@ class UpsamplingExplorer(Explorer):
 def _state(s: Setting) -> State:
     hidden = () if s.method == BILINEAR else ("align_corners",)
     hidden += () if s.transposed else ("view", "kernel", "padding", "output_padding", "dilation", "weights")
-    name = f"Transposed convolution, {s.view}" if s.transposed else s.method.capitalize()
+    name = f"Transposed convolution ({s.view})" if s.transposed else s.method.capitalize()
     try:
         words = f"{name}: input {s.size} × {s.size}, output {s.output_size} × {s.output_size}. "
     except ValueError as error:
@@ -126,12 +126,11 @@ def _unpooled(s: Setting) -> list[Panel]:
     before = Panel(
         f"Before the pooling, {side} × {side}",
         [
-            *_table(s.before_pooling, tinted=False),
+            *_table(s.before_pooling, under=[Rects(switches, "accent", 0, fill="accent")], tinted=False),
             Grid(s.size, s.size, (0, 0, side, side), "muted", 2),
-            Rects(switches, "accent", 2),
             Marker("at"),
         ],
-        "Outlined: the largest of each window. The pooling kept its value, the input, and its place, the switch.",
+        "Tinted: the largest of each window. The pooling kept its value, the input, and its place, the switch.",
         size=(side, side),
     )
     return [_input(s), before, _output(s)]
@@ -178,7 +177,7 @@ def _multiplied(s: Setting) -> list[Panel]:
     matrix = s.paths[:, ring : ring + size, ring : ring + size].flatten(1)
     inputs, outputs = matrix.shape
     high = float(matrix.max()) or 1.0
-    fit, font = 0.95, 12 if outputs <= 36 else 9
+    fit, font = 0.95, 12 if outputs <= 36 else 8
     entries = [(2.5 + o, 0.5 + i, number(float(matrix[i, o])), _on_heat(float(matrix[i, o]) / high))
                for i, o in matrix.nonzero().tolist()]
     left = [(0.75, 0.5 + i, number(value), "ink") for i, value in enumerate(s.values.flatten().tolist())]
@@ -224,7 +223,7 @@ def _box(row: float, column: float) -> tuple:
 
 
 def _font(columns: float) -> float:
-    return 15 if columns <= 6 else 13 if columns <= 9 else 11 if columns <= 14 else 9
+    return 15 if columns <= 6 else 13 if columns <= 9 else 11 if columns <= 14 else 8
 
 
 def _on_heat(share: float) -> str:
@@ -313,7 +312,7 @@ def _output(s: Setting) -> Panel:
         HeatMap(heat, 0, high, COLOURS, box=box),
         Grid(size, size, box, "line"),
         *_borders(s),
-        Text(digits, size=_font(side), fit=0.95),
+        Text(digits, size=_font(side), fit=1),
         *_just_done(s),
         Marker("at"),
     ]
