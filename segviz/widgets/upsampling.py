@@ -227,8 +227,8 @@ def _font(columns: float) -> float:
 
 
 def _on_heat(share: float) -> str:
-    """A colour that can be read on the colour of `share`, in [0, 1]."""
-    return "#111111" if share > 0.5 else "#ffffff"
+    """The colour that can be read better on the colour of `share`, in [0, 1]."""
+    return "#000000" if share > 0.468 else "#ffffff"
 
 
 def _table(values, colour: str = "ink", under=(), tinted: bool = True, zeros: str = "ink") -> list:
