@@ -27,6 +27,7 @@ from segviz.widgets.panels import (
 from segviz.widgets.receptive import ReceptiveExplorer
 from segviz.widgets.scores import ScoresExplorer
 from segviz.widgets.sliding import SlidingExplorer
+from segviz.widgets.upsampling import UpsamplingExplorer
 
 __all__ = [
     "Bar",
@@ -56,5 +57,6 @@ __all__ = [
     "State",
     "Text",
     "Toggle",
+    "UpsamplingExplorer",
     "Where",
 ]
