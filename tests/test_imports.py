@@ -16,7 +16,7 @@ PACKAGE = Path(segviz.__file__).parent
 GROUND = {"layers", "metrics", "losses", "receptive", "crf", "draw", "exercises.progress"}
 MIDDLE = GROUND | {"data", "models", "training", "live"}
 RULES = {
-    "layers": set(), "metrics": set(), "losses": set(), "receptive": set(), "crf": set(), "draw": set(),
+    "layers": set(), "metrics": set(), "losses": set(), "receptive": {"receptive"}, "crf": set(), "draw": set(),
     "exercises.progress": set(),
     "data": {"data", "draw"},
     "models": {"models", "layers"},

@@ -1,0 +1,157 @@
+"""Receptive fields: which pixels of the input a unit of a network's map can see, and which of them it heeds.
+
+`theoretical` follows every operator that a module runs (on tensors without content, so that nothing is computed),
+and keeps for each unit of each map the first and the last pixel that it reads, along rows and columns apart. The
+recursion for one convolution is that of Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural
+networks", Distill; here it is kept per unit, so that it stays exact where maps are made larger. `reads` walks the same
+operators back from one unit, and finds single pixels, holes left out. `effective` asks the gradient instead (Luo, Li,
+Urtasun, Zemel 2016, "Understanding the effective receptive field in deep convolutional neural networks").
+
+Coordinates are pixels of the input; pixel i covers [i, i + 1).
+
+What is a convention, in `theoretical` and `reads`:
+- A unit is all channels of one place. Groups of channels are taken to mix.
+- Normalisation is taken as a scaling. That GroupNorm and InstanceNorm measure the whole map is left out.
+- An operator that mixes places in a way that is not known here is refused with a ValueError that names it.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from .following import evaluating, followed, said
+from .layer import Axis, Layer
+from .lines import Taps
+from .maps import Map, axes_of
+
+__all__ = ["Axis", "Layer", "effective", "effective_size", "reads", "theoretical"]
+
+THRESHOLD = 1 - 0.9545  # of the peak
+
+
+def theoretical(module: nn.Module, input_size: int | tuple[int, int], in_channels: int | None = None) -> list[Layer]:
+    """The receptive fields of every layer of a module, in running order.
+
+    module: any that maps (B, C, H, W) images; weights play no part, and may lie on the meta device. It is followed
+    once, in evaluation mode, on tensors without content, and left as it was.
+    input_size: H = W, or (H, W). in_channels: C; by itself that of the first convolution.
+    Returns one `Layer` for each convolution, pooling, resizing or fully connected layer, and for each join of branches
+    whose fields differ (kind "add", "cat", "mul"; named after the module in whose forward it stands). Elementwise
+    layers and normalisation change nothing and are not listed. Fields are not clipped: those of VGG16's fc6 measure
+    404 pixels also at an input of 224.
+    Raises ValueError where the module does not take such an input, or runs an operator that mixes places in a way
+    that is not known here, which it names.
+    """
+    return followed(module, input_size, in_channels)[0].layers
+
+
+def reads(
+    module: nn.Module,
+    input_size: int | tuple[int, int],
+    position: tuple[int, int],
+    in_channels: int | None = None,
+) -> Tensor:
+    """Which pixels can reach one unit of a module's output: bool (H, W), true exactly there, holes left out.
+
+    position: (row, column) of the unit in the module's output map (1, K, h, w). Other arguments and errors as for
+    `theoretical`. Only real pixels count: nothing comes through padding, or from beyond a cropped map. It tells what
+    the wiring allows; that a certain weight is zero it does not see.
+    """
+    trace, pixels, output = followed(module, input_size, in_channels)
+    _check_position(output, position)
+    mask = torch.zeros(pixels.shape[-2:], dtype=torch.bool)
+    place = trace.place(output)
+    if place is None:
+        return mask
+    place = place.settled(2).settled(3)
+    if (axes_of(place.layout[2]), axes_of(place.layout[3])) not in (([0], [1]), ([], []), ([0], []), ([], [1])):
+        raise ValueError("the rows and columns of the module's output are not those of its input: it turns the map")
+    unit = [position[i] if axes_of(place.layout[2 + i]) else 0 for i in (0, 1)]
+    masks = {place.map: torch.zeros(place.map.sizes)}
+    masks[place.map][tuple(unit)] = 1
+    return _walked_back(place.map, masks, trace.place(pixels).map) > 0
+
+
+def _walked_back(last: Map, masks: dict[Map, Tensor], first: Map) -> Tensor:
+    for node in reversed(_in_order(last)):
+        mask = masks[node]
+        for source, taps in node.sources:
+            rows, columns = (
+                _matrix(tap, new, old) for tap, new, old in zip(taps, node.sizes, source.sizes, strict=True)
+            )
+            reached = (rows.T @ mask @ columns > 0).float()
+            masks[source] = torch.maximum(masks[source], reached) if source in masks else reached
+    return masks.get(first, torch.zeros(first.sizes))
+
+
+def _in_order(last: Map) -> list[Map]:
+    """All maps that lead to this one, each after those that it reads."""
+    order, seen, waiting = [], set(), [(last, False)]
+    while waiting:
+        node, done = waiting.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            waiting += [(node, True), *((source, False) for source, _ in node.sources)]
+    return order
+
+
+@lru_cache(maxsize=64)
+def _matrix(taps: Taps, new: int, old: int) -> Tensor:
+    """(new, old): 1 where unit `row` of the new map reads unit `column` of the old one."""
+    matrix = torch.zeros(new, old)
+    for unit in range(new):
+        for source in taps.of(unit):
+            if taps.border == "edge":
+                source = min(max(source, 0), old - 1)
+            if taps.border == "mirror":
+                source = abs(source) if source < old else 2 * (old - 1) - source
+            if 0 <= source < old:
+                matrix[unit, source] = 1
+    return matrix
+
+
+def effective(module: nn.Module, images: Tensor, position: tuple[int, int]) -> Tensor:
+    """How strongly each pixel moves one unit: the effective receptive field of Luo et al. 2016, section 2.
+
+    images: (B, C, H, W) float, on the module's device. position: (row, column) of a unit of the output map.
+    Returns (H, W), sum 1: the absolute gradient of the unit, its channels summed, with respect to the pixels, their
+    channels summed, meaned over the images. All zeros where no pixel moves it. The module is run in evaluation mode;
+    it and its parameters' gradients stay as they were.
+    Raises ValueError where images or position do not fit.
+    """
+    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+        raise ValueError(f"images are float (B, C, H, W), but got {images.dtype} of shape {tuple(images.shape)}")
+    state = {name: value.detach() for name, value in [*module.named_parameters(), *module.named_buffers()]}
+    total = torch.zeros(images.shape[-2:], device=images.device)
+    with evaluating(module), torch.enable_grad():
+        for image in images.detach():
+            pixels = image[None].clone().requires_grad_()
+            output = said(module, pixels, lambda x: torch.func.functional_call(module, state, (x.clone(),)))
+            _check_position(output, position)
+            unit = output[:, :, position[0], position[1]].sum()
+            if unit.requires_grad:
+                gradient = torch.autograd.grad(unit, pixels, allow_unused=True)[0]
+                if gradient is not None:
+                    total += gradient[0].abs().sum(0)
+    return total / total.sum() if total.sum() > 0 else total
+
+
+def effective_size(field: Tensor) -> float:
+    """The side, in pixels, of the square that has as many pixels as there are above 4.55 % of the field's peak.
+
+    field: (H, W), as from `effective`. Luo et al. 2016 count so, with the value at the centre in place of the peak. A
+    Gaussian falls to 4.55 % at 2.49 standard deviations. 0 for a field of zeros."""
+    peak = field.max()
+    return float((field > THRESHOLD * peak).sum()) ** 0.5 if peak > 0 else 0.0
+
+
+def _check_position(output, position) -> None:
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the module should give a map (B, K, h, w), but gave {what}")
+    height, width = output.shape[-2:]
+    if len(position) != 2 or not (0 <= position[0] < height and 0 <= position[1] < width):
+        raise ValueError(f"position is (row, column) of a unit of a {height} x {width} map, but got {position}")

@@ -1,0 +1,168 @@
+"""Running a module on tensors without content, and following each operator."""
+
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .layer import Layer, summary
+from .lines import PIXELS
+from .maps import Map, Place, joined
+from .rules import ELEMENTWISE, FORGETFUL, RULES
+
+
+class Trace(TorchDispatchMode):
+    """Follows every operator that is run inside it, from a tensor of pixels on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers: list[Layer] = []
+        self.places: dict[int, tuple[Tensor, Place | None]] = {}  # by identity; None: no longer known
+        self.windows: dict[int, list[tuple[int, int, int, int]]] = {}  # of the poolings that gave these indices
+        self.running: list[tuple[str, nn.Module, int]] = []  # the modules whose forward is being run
+        self.calls, self.last = count(), None
+
+    def start(self, pixels: Tensor) -> None:
+        batch, channels, height, width = pixels.shape
+        layout = ((None, batch),), ((None, channels),), ((0, height),), ((1, width),)
+        self.places[id(pixels)] = pixels, Place(Map((PIXELS, PIXELS), (height, width)), layout)
+
+    def place(self, tensor) -> Place | None:
+        if not isinstance(tensor, Tensor) or id(tensor) not in self.places:
+            return None
+        place = self.places[id(tensor)][1]
+        if place is None:
+            raise ValueError("it reads a tensor into which other values were written, in part or by another name")
+        return place
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.namespace != "prim":
+            schema = func._schema.arguments
+            given = {argument.name: argument.default_value for argument in schema}
+            given |= dict(zip((argument.name for argument in schema), args, strict=False)) | (kwargs or {})
+            try:
+                self.follow(func, given, out)
+            except Exception as error:
+                name, kind = (self.running[-1][0], type(self.running[-1][1]).__name__) if self.running else ("", "")
+                raise ValueError(
+                    f"the operator {func.overloadpacket.__name__} in the forward of {name or 'the module'} ({kind}) "
+                    f"cannot be followed: {error}"
+                ) from None
+        return out
+
+    def follow(self, func, given: dict, out) -> None:
+        name = func.overloadpacket.__name__.removesuffix("_")
+        known = {key: place for key, value in given.items() if (place := self.place(value))}
+        listed = [place for value in given.values() if isinstance(value, list | tuple)
+                  for item in value if (place := self.place(item))]  # fmt: skip
+        if name in FORGETFUL or not (known or listed):
+            return
+        if name in RULES:
+            place = RULES[name](self, given, out)
+        elif torch.Tag.pointwise in func.tags or name in ELEMENTWISE:
+            place = self.elementwise(name, [*known.values(), *listed], tree_leaves(out)[0])
+        else:
+            raise ValueError("it mixes places in a way that is not known here")
+        if func.overloadpacket.__name__.endswith("_"):
+            self.write(given["self"], place)
+        elif place is not None:  # else the rule has set the places of several outputs
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, Tensor) and tensor.ndim == len(place.layout):
+                    self.places[id(tensor)] = tensor, place
+
+    def write(self, tensor: Tensor, place: Place) -> None:
+        """A tensor that was changed in place. What shares its memory is no longer known, where the fields changed."""
+        before = self.places.get(id(tensor), (None, None))[1]
+        if before is None or before.map is not place.map:
+            base = tensor if tensor._base is None else tensor._base
+            for other, _ in [*self.places.values(), (base, None)]:
+                if other is not tensor and (other is base or other._base is base):
+                    self.places[id(other)] = other, None
+        self.places[id(tensor)] = tensor, place
+
+    def elementwise(self, name: str, places: list[Place], out: Tensor) -> Place:
+        place = joined(places, out.shape)
+        if any(place.map.lines != before.map.lines for before in places):
+            self.report(name, place)
+        return place
+
+    def report(self, kind: str, place: Place) -> None:
+        """One entry of the list: of a layer of PyTorch's own one a call, of other modules one for each function."""
+        name, module, call = self.running[-1]
+        if self.in_layer():
+            kind = type(module).__name__
+            if self.last == call:
+                self.layers.pop()
+        self.last = call
+        axes = (summary(line, size) for line, size in zip(place.map.lines, place.map.sizes, strict=True))
+        self.layers.append(Layer(name, kind, place.shape(), *axes))
+
+    def in_layer(self) -> bool:
+        """Whether the module that is being run is one of PyTorch's layers, or derived from one, and no container."""
+        module = self.running[-1][1]
+        inherited = [each.__module__ for each in type(module).__mro__ if each is not nn.Module]
+        return not any(module.children()) and any(name.startswith("torch.nn.modules.") for name in inherited)
+
+
+def followed(module: nn.Module, input_size, in_channels: int | None) -> tuple[Trace, Tensor, Tensor]:
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if min(height, width) < 1:
+        raise ValueError(f"input_size is a height and a width of at least 1, but got {input_size}")
+    channels = in_channels or next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    trace = Trace()
+    with evaluating(module), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        pixels = torch.empty((1, channels, height, width), dtype=like.dtype, device=like.device)
+        trace.start(pixels)
+        hooks = [hook for name, each in module.named_modules() for hook in _told(trace, name, each)]
+        try:
+            with trace:
+                output = said(module, pixels, module)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return trace, pixels, output
+
+
+def _told(trace: Trace, name: str, module: nn.Module):
+    """Hooks that tell the trace which module's forward is being run."""
+
+    def enter(*_):
+        trace.running.append((name, module, next(trace.calls)))
+
+    def leave(*_):
+        trace.running.pop()
+
+    return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
+
+
+class evaluating:
+    """As a context: the module in evaluation mode, every part back in its own mode afterwards."""
+
+    def __init__(self, module: nn.Module):
+        self.module, self.modes = module, [(part, part.training) for part in module.modules()]
+
+    def __enter__(self):
+        self.module.eval()
+
+    def __exit__(self, *_):
+        for part, mode in self.modes:
+            part.training = mode
+
+
+def said(module: nn.Module, pixels: Tensor, run):
+    """`run(pixels)`; what goes wrong inside the module is said in words."""
+    try:
+        return run(pixels)
+    except ValueError:
+        raise
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{type(module).__name__} cannot take an input of shape {tuple(pixels.shape)}: {first}. Try a larger "
+            "input, or give the number of channels that it expects."
+        ) from error
