@@ -105,6 +105,7 @@ class Point:
     With `hover` the pointer need not be pressed. Two sliders do the same.
     A `local` one the browser follows by itself: `compute` is not given it, one state serves all its places, and
     the layers, `pointed` words and sliders that name it change with no kernel. It is bounded by its panel.
+    A `scaled` one keeps its relative place where its bounds change.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Point:
     value: tuple = (0, 0)
     hover: bool = False
     local: bool = False
+    scaled: bool = False
     group: str = ""
 
     def __post_init__(self):

@@ -2,7 +2,7 @@
 
 const GAP = 28, NARROW = 236, TALLEST = 420, BAR_ROW = 22;
 // Lines drawn at most; px for the bracket below, for labels at the left, and the width from which they stand there.
-const CHAIN = { most: 400, below: 26, gutter: 190, beside: 620 };
+const CHAIN = { most: 400, below: 26, gutter: 218, beside: 620 };
 const FONT = { title: "600 13px", caption: "12px", bar: "12px", strong: "600 12px" };
 const CLEAR = 254, VOID = 255;
 const ROLES = ["ink", "muted", "line", "accent", "error", "paper", "mark"];
@@ -155,7 +155,8 @@ function strokeTwice(ctx, colour, width, theme, path) {
 }
 
 const floats = new WeakMap();
-function floatsOf(bytes) {
+function floatsOf(bytes, count) {
+  if (bytes.length === count) return bytes;
   if (!floats.has(bytes)) floats.set(bytes, new Float32Array(bytes.slice().buffer));
   return floats.get(bytes);
 }
@@ -172,8 +173,8 @@ const HERE = {
   },
   Outer(layer, row, column, buffers) {
     const [R, rows] = layer.rows.shape, [C, cols] = layer.columns.shape, bytes = new Uint8Array(rows * cols);
-    const down = floatsOf(buffers[layer.rows.buffer]).subarray(Math.min(row, R - 1) * rows);
-    const along = floatsOf(buffers[layer.columns.buffer]).subarray(Math.min(column, C - 1) * cols);
+    const down = floatsOf(buffers[layer.rows.buffer], R * rows).subarray(Math.min(row, R - 1) * rows);
+    const along = floatsOf(buffers[layer.columns.buffer], C * cols).subarray(Math.min(column, C - 1) * cols);
     const steps = (CLEAR - 1) / (layer.high - layer.low || 1);
     for (let y = 0, o = 0; y < rows; y++) {
       for (let x = 0; x < cols; x++, o++) {

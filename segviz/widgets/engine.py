@@ -76,6 +76,7 @@ class Explorer(anywidget.AnyWidget):
             raise ValueError(f"Each control needs a name of its own; got {', '.join(names)}.")
         self.compute, self.controls = compute, list(controls)
         self._given = [control for control in controls if not getattr(control, "local", False)]  # to compute
+        self._kept = [control in self._given for control in controls for _ in control.sizes]
         start = self._places({control.name: control.value for control in controls})
         super().__init__(title=title, places=start, _start=start, _slow=slow,
                          _controls=[controls_.describe(control) for control in controls])
@@ -113,10 +114,17 @@ class Explorer(anywidget.AnyWidget):
         """One HTML page that works with no kernel and fetches nothing; written to `path` where one is given.
 
         It holds up to 2000 states: the present one, then every one with one control changed, then with two, and
-        so on, pairs of few values first. Other settings go to the nearest of these, and say so. The places of
-        local points are in every state.
+        so on, pairs of few values first; where a changed control is hidden the state is left out, for it is there
+        without that change. Other settings go to the nearest of these, and say so. The places of local points are
+        in every state.
         """
-        states = {key: self._packable(key) for key in islice(self._page_keys(), PAGE_STATES)}
+        names, states = [control.name for control in self._given for _ in control.sizes], {}
+        for key, changed in islice(self._page_keys(), 2 * PAGE_STATES):
+            entry = self._packable(key)
+            if not any(names[i] in entry[0]["hidden"] for i in changed):
+                states[key] = entry
+            if len(states) == PAGE_STATES:
+                break
         text = page(self, pack(states), *self._paper())
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
@@ -144,9 +152,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _shared(self, places) -> list[int]:
         """The places that a state depends on: all but those of local points."""
-        left = iter(places)
-        mine = ((control, list(islice(left, len(control.sizes)))) for control in self.controls)
-        return [place for control, some in mine if control in self._given for place in some]
+        return [place for place, kept in zip(places, self._kept, strict=True) if kept]
 
     @staticmethod
     def _key(places) -> str:
@@ -196,7 +202,8 @@ class Explorer(anywidget.AnyWidget):
         return pack({key: self._packable(key) for key in map(self._key, product(*map(range, sizes)))})
 
     def _page_keys(self):
-        """Keys for a page: the present one, then those that differ in one number, then in two, and so on."""
+        """Keys for a page, each with the numbers that are changed in it: the present one, then those with one
+        changed, then with two, and so on."""
         sizes, now = self._sizes(), self._shared(self.places)
         others = [[at for at in range(size) if at != now[i]] for i, size in enumerate(sizes)]
         for count in range(len(sizes) + 1):
@@ -204,7 +211,7 @@ class Explorer(anywidget.AnyWidget):
             for changed in sorted(some, key=lambda numbers: prod(len(others[i]) for i in numbers)):
                 for values in product(*(others[i] for i in changed)):
                     moved = dict(zip(changed, values, strict=True))
-                    yield self._key(moved.get(i, at) for i, at in enumerate(now))
+                    yield self._key(moved.get(i, at) for i, at in enumerate(now)), changed
 
     # --- where widgets cannot be shown
     def _pointed_state(self, values) -> tuple[State, dict]:

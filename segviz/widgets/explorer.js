@@ -162,6 +162,17 @@ function render({ model, el }) {
     const own = bounds[control.name] || (control.local && panels?.[control.panel].size) || control.sizes;
     return control.sizes.map((size, i) => Math.max(1, Math.min(size, Math.floor(own[i]))));
   }
+  // A scaled point keeps its relative place, where it was last put, as its bounds change.
+  const anchors = controls.map(() => null);
+  function anchor(n) { anchors[n] = standing(n).map((place, i) => (place + 0.5) / boundsOf(controls[n])[i]); }
+  function rescale() {
+    controls.forEach((control, n) => {
+      if (!control.scaled) return;
+      if (!anchors[n]) { anchor(n); return; }
+      const scaled = boundsOf(control).map((bound, i) => Math.floor(anchors[n][i] * bound));
+      places = places.toSpliced(offsets[n], scaled.length, ...scaled);
+    });
+  }
   const pointsNow = () => Object.fromEntries(
     controls.flatMap((control, n) => (control.kind === "Point" ? [[control.name, standing(n)]] : [])));
 
@@ -241,6 +252,7 @@ function render({ model, el }) {
     drawn = name;
     if (next.state.panels.length) entry = next;
     stage.classList.toggle("sv-stale", Boolean(next.state.problem) && !next.state.panels.length);
+    rescale();
     updateControls(next.state);
     say(next.state.problem, next.state.problem_at);
     controls.forEach((control, n) => {
@@ -309,9 +321,10 @@ function render({ model, el }) {
     const found = near.split(",").map(Number);
     places = places.map((place, i) => (kept[i] ? found.shift() : place));
     refresh();
-    const differs = (control, n) => control.sizes.some((_, i) => places[offsets[n] + i] !== wanted[offsets[n] + i]);
+    const differs = (control, n) => !built[n].element.hidden
+      && control.sizes.some((_, i) => kept[offsets[n] + i] && places[offsets[n] + i] !== wanted[offsets[n] + i]);
     const names = controls.filter(differs).map((control) => control.label).join(", ");
-    say(`Without a kernel only prepared settings can be shown. This is the nearest: ${names} changed.`);
+    if (names) say(`Without a kernel only prepared settings can be shown. This is the nearest: ${names} changed.`);
   }
   function moveTo(n, values) {
     const at = offsets[n], control = controls[n];
@@ -320,7 +333,7 @@ function render({ model, el }) {
     values.forEach((value, i) => { next[at + i] = Math.min(Math.max(value, 0), bounds[i] - 1); });
     if (next.join() === places.join()) return;
     save();
-    if (control.local) { places = next; showPoints(); redraw(); return; }
+    if (control.local) { places = next; anchor(n); showPoints(); redraw(); return; }
     moved = next.findIndex((place, i) => place !== places[i]);
     direction = Math.sign(next[moved] - places[moved]);
     places = next;
@@ -337,7 +350,8 @@ function render({ model, el }) {
     stage.append(area);
     areas.push({ area, control });
   });
-  reset.addEventListener("click", () => { places = [...start]; moved = -1; refresh(); redraw(); save(); });
+  function jumped() { moved = -1; anchors.fill(null); refresh(); redraw(); }
+  reset.addEventListener("click", () => { places = [...start]; jumped(); save(); });
 
   // --- the world outside
   const onMessage = (content, buffers) => {
@@ -345,7 +359,7 @@ function render({ model, el }) {
   };
   const onPlaces = () => {
     const next = model.get("places");
-    if (next.join() !== places.join()) { places = [...next]; moved = -1; refresh(); redraw(); }
+    if (next.join() !== places.join()) { places = [...next]; jumped(); }
   };
   model.on("msg:custom", onMessage);
   model.on("change:places", onPlaces);
@@ -362,7 +376,7 @@ function render({ model, el }) {
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", rethemed);
 
-  if (first.state && first.key !== key()) show(first.key);
+  if (first.state && first.key !== key()) { show(first.key); anchors.fill(null); }
   refresh();
   if (first.fault) say(first.fault);
   if (!unpacked) {

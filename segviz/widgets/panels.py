@@ -122,7 +122,7 @@ class Outer(_Picture):
     """The numbers `rows[i] x columns[j]` of the place (i, j): `rows` (R, H), `columns` (C, W), float.
 
     What separates into rows and columns is sent for R x C places in the room of R + C. Where the product is
-    `clear`, nothing is drawn (with ones for what a unit reads and clear=1: a veil over the rest); what is not said
+    `clear`, nothing is drawn (with true for what a unit reads and clear=1: a veil over the rest); what is not said
     here is as in `HeatMap`.
     """
 
@@ -139,8 +139,10 @@ class Outer(_Picture):
     palette: np.ndarray = field(init=False)
 
     def __post_init__(self):
-        self.rows = np.ascontiguousarray(_plane(self.rows).astype(np.float32))
-        self.columns = np.ascontiguousarray(_plane(self.columns).astype(np.float32))
+        self.rows, self.columns = (
+            np.ascontiguousarray(part.astype(np.uint8 if part.dtype == bool else np.float32))
+            for part in (_plane(self.rows), _plane(self.columns))
+        )
         self.palette = colour_table(self.colours)
 
     @property
@@ -412,6 +414,8 @@ class State:
 
 def _plain(value):
     """Whatever stands in a layer, as JSON holds it; floats to four digits after the point."""
+    if type(value) in (int, str, bool):
+        return value
     if isinstance(value, (Bar, Level, Pointed)):
         return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
     if hasattr(value, "tolist"):

@@ -1,0 +1,226 @@
+"""Explorer: what one unit of a network sees of the picture, layer by layer (lesson 03)."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segviz import receptive
+from segviz.widgets import stacks
+from segviz.widgets.controls import Choice, Point, Slider
+from segviz.widgets.engine import Explorer
+from segviz.widgets.panels import Bar, Bars, Chain, HeatMap, Image, Marker, Outer, Panel, Pointed, State
+
+YOURS = "your stack"
+FIELD, PATHS, EFFECTIVE = "its field", "number of paths", "effective field"
+SHORT = {stacks.NONE: "–", stacks.CONV: "conv", stacks.ATROUS: "atrous", stacks.POOL: "pool"}
+NO_EFFECT = {                                        # controls that a kind of layer does not heed
+    stacks.NONE: ("kernel", "stride", "padding", "rate"),
+    stacks.CONV: ("rate",),
+    stacks.ATROUS: (),
+    stacks.POOL: ("rate",),
+    stacks.UPSAMPLE: ("kernel", "padding", "rate"),
+}
+START = [stacks.Spec(stacks.ATROUS, 3, 1, 2, 2)] * 3 + [stacks.Spec(stacks.NONE, 3, 2, 1, 2)] * 2
+DEEPEST = 30                                         # levels of a network that the slider reaches
+PRESET_SIZE = 224                                    # pixels: what VGG16 and ResNet-50 were trained on
+MEASURED = 8                                         # effective fields are measured at 8 x 8 units at most
+
+
+class ReceptiveExplorer(Explorer):
+    """The receptive field of any unit: of a stack that you build layer by layer, of known networks, of your own.
+
+    picture: float (3, H, W) in [0, 1], shown at the input's size: `size` x `size` pixels for your stack, 224 x 224 for
+    the known networks. networks: name -> module that maps images to maps (B, K, h, w). effective: name -> images
+    (B, 3, H, W) on which that network's effective field is measured, at up to 8 x 8 of its units, when the explorer is
+    made: a second or more for each image. The network's input has the images' size, else the picture's.
+    Raises ValueError where a name is taken or not known, or a network cannot be followed.
+    """
+
+    def __init__(self, picture, networks=None, effective=None, size=32, **options):
+        self.picture, self.size, self.networks = torch.as_tensor(picture).float(), size, dict(networks or {})
+        effective = dict(effective or {})
+        taken = {YOURS, *stacks.KNOWN} & set(self.networks)
+        if taken or set(effective) - set(self.networks):
+            raise ValueError(f"networks need names of their own, not {', '.join(taken) or 'none'}; effective fields "
+                             f"are measured of {', '.join(self.networks) or 'none'}, got {', '.join(effective)}.")
+        self._views = {}
+        self.inputs = {name: tuple(effective[name].shape[-2:]) if name in effective else self.picture.shape[-2:]
+                       for name in self.networks}
+        tops = [self._view(name, DEEPEST) for name in self.networks]
+        self.effective = {name: Measured(self.networks[name], images, self._view(name, DEEPEST).shape)
+                          for name, images in effective.items()}
+        most = [max([PRESET_SIZE, *(max(view.shapes, key=lambda s: s[i])[i] for view in tops)]) for i in (0, 1)]
+        shown = (FIELD, PATHS, EFFECTIVE) if effective else (FIELD, PATHS)
+        controls = [
+            Choice("network", "Network", (YOURS, *stacks.KNOWN, *self.networks)),
+            Choice("shown", "On the picture", shown),
+            Slider("depth", "Seen from layer", 1, DEEPEST, value=DEEPEST),
+            Point("unit", "Unit", 2, *most, (size // 2, size // 2), hover=True, local=True, scaled=True),
+            *(control for number, spec in enumerate(START, 1) for control in _controls(number, spec)),
+        ]
+        super().__init__(self._seen, controls, title="What one unit sees", **options)
+
+    def _view(self, network: str, depth: int) -> stacks.View:
+        if (network, depth) not in self._views:
+            if network in stacks.KNOWN:
+                module, size = stacks.known(network), (PRESET_SIZE, PRESET_SIZE)
+            else:
+                module, size = self.networks[network], self.inputs[network]
+            self._views[network, depth] = stacks.view(module, size, depth)
+        return self._views[network, depth]
+
+    @lru_cache(maxsize=8)                            # noqa: B019 - as many as there are input sizes
+    def _pixels(self, size) -> Tensor:
+        return F.interpolate(self.picture[None], size, mode="area")[0]
+
+    def _seen(self, network, shown, depth, **layers) -> State:
+        hidden = [name for name in layers if network != YOURS]
+        if network == YOURS:
+            specs = tuple(stacks.Spec(*(layers[f"{part}{number}"] for part in stacks.Spec._fields))
+                          for number in range(1, len(START) + 1))
+            hidden = ["depth", *(f"{part}{number}" for number, spec in enumerate(specs, 1)
+                                 for part in NO_EFFECT[spec.kind])]
+            tabs = {str(number): f"{number}: {_tab(spec)}" for number, spec in enumerate(specs, 1)}
+            if trouble := stacks.trouble(specs, self.size):
+                return State([], trouble.words, trouble.words, trouble.control, hidden=tuple(hidden), tabs=tabs)
+            view = stacks.stacked(specs, self.size)
+        else:
+            tabs, view = {}, self._view(network, DEEPEST if shown == EFFECTIVE else depth)
+        shared = {"hidden": tuple(hidden), "tabs": tabs, "bounds": {"depth": (view.deepest,)},
+                  "disabled": ("depth",) if shown == EFFECTIVE else ()}
+        if problem := self._not_shown(network, shown, view):
+            return State([], problem, problem, "shown", **shared)
+        panels = [self._side(network, view), self._on_the_picture(network, shown, view), _output(view), _growth(view)]
+        return State(panels, _readout(network, view), pointed={"unit": _pointed(view)}, **shared)
+
+    def _not_shown(self, network, shown, view) -> str:
+        if shown == PATHS and view.paths is None:
+            return (f"Paths are counted where each layer reads only the one before; {network} has branches, which "
+                    "make their number a sum over all ways through them.")
+        if shown == EFFECTIVE and network not in self.effective:
+            return (f"The effective field depends on trained weights and on images; it was measured for "
+                    f"{', '.join(self.effective)}, not for {network}.")
+        return ""
+
+    def _side(self, network, view) -> Panel:
+        what = "Your stack" if network == YOURS else network
+        caution = stacks.KNOWN[network][1] if network in stacks.KNOWN else ""
+        return Panel(f"{what} from the side: what the unit at the top depends on, map by map down to the pixels",
+                     [Chain(view.levels(1), view.fields[1], "unit")], caution, wide=True)
+
+    def _on_the_picture(self, network, shown, view) -> Panel:
+        height, width = view.input_size
+        box = Marker("unit", rows=_clipped(view.fields[0], height), columns=_clipped(view.fields[1], width))
+        picture = Image(self._pixels((height, width)))
+        rows, columns = view.read
+        if shown == FIELD:
+            veils = [Outer(*(_hull(read) for read in view.read), "unit", colours="gray", clear=1, opacity=0.35),
+                     Outer(rows > 0, columns > 0, "unit", colours="gray", clear=1, opacity=0.5)]
+            return Panel("The picture, and the unit's field", [picture, *veils, box],
+                         "Box: the field. Bright: the pixels that are read. Dark inside the box: holes."
+                         if view.holes else "Box: the field, as far as it lies on the picture.")
+        if shown == PATHS:
+            ways = [paths / paths.amax(1, keepdim=True).clamp(min=1) for paths in view.paths]
+            layer = Outer(*ways, "unit", colours="magma", legend="paths, of the most", opacity=0.9)
+            return Panel("In how many ways the unit reads each pixel", [picture, layer, box],
+                         "Were all weights alike, this would be the pixels' influence.")
+        measured = self.effective[network]
+        layer = HeatMap(measured.maps, colours="magma", legend="gradient, of the largest", opacity=0.9, at="unit",
+                        which=measured.which)
+        return Panel("How strongly each pixel moves the unit", [picture, layer, box],
+                     f"By gradient, mean of {measured.count} images, at {measured.units}; the nearest is shown. "
+                     f"Effective size: {measured.size:.0f} px.")
+
+
+class Measured:
+    """Effective fields of a network on images, at evenly spaced units of its output map of the given shape.
+
+    maps: (R, C, H, W), each of highest value 1; which: for rows and columns, the map's place for each unit; size: the
+    median of their effective sizes, in pixels.
+    """
+
+    def __init__(self, network, images, shape):
+        places = [torch.linspace(0, n - 1, min(n, MEASURED)).round().long() for n in shape]
+        fields = [[receptive.effective(network, images, (int(i), int(j))) for j in places[1]] for i in places[0]]
+        self.size = torch.tensor([receptive.effective_size(field) for row in fields for field in row]).median().item()
+        maps = torch.stack([torch.stack(row) for row in fields])
+        self.maps = maps / maps.amax((2, 3), keepdim=True).clamp(min=1e-30)
+        self.which = tuple((torch.arange(n)[:, None] - at).abs().argmin(1).tolist()
+                           for n, at in zip(shape, places, strict=True))
+        self.count, self.units = len(images), f"{len(places[0])} × {len(places[1])} units"
+
+
+def _controls(number: int, spec: stacks.Spec) -> list:
+    group = {"group": str(number)}
+    return [
+        Choice(f"kind{number}", "Kind", stacks.KINDS, spec.kind, **group),
+        Slider(f"kernel{number}", "Kernel", 1, 7, value=spec.kernel, **group),
+        Slider(f"stride{number}", "Stride, or scale", 1, 4, value=spec.stride, **group),
+        Slider(f"padding{number}", "Padding", 0, 8, value=spec.padding, **group),
+        Slider(f"rate{number}", "Rate", 1, 8, value=spec.rate, **group),
+    ]
+
+
+def _tab(spec: stacks.Spec) -> str:
+    if spec.kind == stacks.NONE:
+        return "–"
+    if spec.kind == stacks.UPSAMPLE:
+        return f"up ×{spec.stride}"
+    return f"{SHORT[spec.kind]} {spec.kernel}×{spec.kernel}{f' /{spec.stride}' if spec.stride > 1 else ''}"
+
+
+def _hull(read: Tensor) -> Tensor:
+    """(units, pixels): everything between the first and the last pixel that is read."""
+    return ((read.cumsum(1) > 0) & (read.flip(1).cumsum(1).flip(1) > 0))
+
+
+def _clipped(fields, size) -> list:
+    return [(max(0, min(low, size)), max(0, min(high, size))) for low, high in fields]
+
+
+def _output(view) -> Panel:
+    height, width = view.shape
+    rows, columns = (read.sum(1) for read in view.read)
+    pixels = rows[:, None] * columns
+    most = int(pixels.max()) or 1
+    return Panel(f"Output map, {height} × {width}: point here",
+                 [HeatMap(pixels, 0, most, colours="cividis_r", legend="pixels that the unit reads"), Marker("unit")])
+
+
+def _growth(view) -> Panel:
+    """The field's size and the jump after each layer; the tick is the input's size."""
+    sizes = [axes[1].size for axes in view.axes[1:]]
+    most = max([*sizes, view.input_size[1]])
+    rows = [Bar(label, axes[1].size, text=f"{axes[1].size:g} px, jump {axes[1].jump:g}", reference=view.input_size[1],
+                strong=number == len(sizes) - 1)
+            for number, (label, axes) in enumerate(zip(view.short, view.axes[1:], strict=True))]
+    return Panel("The field's size, layer by layer", [Bars(rows[::-1] or [Bar("input", 1, text="1 px")], most)],
+                 "Tick: the picture's width. Jump: pixels from one unit to the next.")
+
+
+def _readout(network, view) -> str:
+    (height, width), (rows, columns) = view.shape, view.axes[-1]
+    name = "Your stack" if network == YOURS else f"{network}, seen from layer {len(view.axes) - 1} of {view.deepest}"
+    most = [int(read.sum(1).max()) for read in view.read]
+    return (f"{name}: input {view.input_size[0]} × {view.input_size[1]}, map {height} × {width}, jump {columns.jump:g}. "
+            f"A field has {rows.size:g} × {columns.size:g} pixels; at most {most[0]} × {most[1]} are read.")
+
+
+def _pointed(view) -> Pointed:
+    rows, columns = ([_reach(what, unit, field, read, size) for unit, (field, read)
+                      in enumerate(zip(fields, reading.sum(1).tolist(), strict=True))]
+                     for what, fields, reading, size in
+                     zip(("row", "column"), view.fields, view.read, view.input_size, strict=True))
+    return Pointed(rows, columns)
+
+
+def _reach(what, unit, field, read, size) -> str:
+    low, high = field
+    if not read:
+        return f"In {what} {unit} the unit reads no {what} of the picture, only padding."
+    outside = max(0, -low) + max(0, high - size)
+    beyond = f", {outside:g} of them outside the picture" if outside else ""
+    span = f"{low:g} to {high - 1:g}".replace("-", "−")
+    return f"In {what} {unit} it reads {read:.0f} {what}s, its field is the {high - low:g} from {span}{beyond}."
