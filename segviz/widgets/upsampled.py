@@ -13,7 +13,7 @@ NEAREST, BILINEAR, UNPOOLING, TRANSPOSED = METHODS = ("nearest", "bilinear", "ma
 SCATTER, ZEROS, MATRIX = VIEWS = ("scatter and add", "zeros, convolve", "matrix")      # of the transposed convolution
 DIGITS, ONES, PYRAMID = WEIGHTS = ("1, 2, 3, ...", "ones", "bilinear")
 VALUES = torch.tensor([[1, 3, 2, 4, 1], [2, 4, 1, 3, 5], [3, 1, 5, 2, 2], [5, 2, 3, 1, 4], [1, 4, 2, 5, 3]]).float()
-MOST_STEPS = VALUES.numel()
+ROWS, MOST_STEPS = VALUES.tolist(), VALUES.numel()
 NO_BREAK = "\u00a0"
 
 
@@ -55,7 +55,7 @@ class Setting:
         """The side of what a stamp covers."""
         return self.dilation * (self.kernel - 1) + 1
 
-    @property
+    @cached_property
     def output_size(self) -> int:
         if not self.transposed:
             return self.size * self.stride
@@ -75,6 +75,10 @@ class Setting:
     def values(self) -> torch.Tensor:
         """The input (size, size)."""
         return VALUES[: self.size, : self.size]
+
+    @staticmethod
+    def value(row: int, column: int) -> float:
+        return ROWS[row][column]
 
     @cached_property
     def before_pooling(self) -> torch.Tensor:
@@ -147,13 +151,13 @@ class Setting:
     def writers(self) -> dict:
         """(row, column) of the output -> [(row, column, weight), ...] of the inputs that have written to it."""
         paths, found = self.paths if self.way == ZEROS else self.paths[: self.done], {}
-        for i, row, column in paths.nonzero().tolist():
-            writer = (*divmod(i, self.size), float(paths[i, row, column]))
-            found.setdefault((row, column), []).append(writer)
+        places = paths.nonzero()
+        for (i, row, column), weight in zip(places.tolist(), paths[tuple(places.T)].tolist(), strict=True):
+            found.setdefault((row, column), []).append((*divmod(i, self.size), weight))
         return found
 
     def sum(self, row: int, column: int) -> float:
-        return sum(float(self.values[i, j]) * weight for i, j, weight in self.writers.get((row, column), ()))
+        return sum(self.value(i, j) * weight for i, j, weight in self.writers.get((row, column), ()))
 
     # --- words
     @property
@@ -181,7 +185,7 @@ class Setting:
 
     def _sum(self, row: int, column: int) -> str:
         writers = self.writers[row, column]
-        terms = [f"{number(float(self.values[i, j]))} × {number(weight)}" for i, j, weight in writers]
+        terms = [f"{number(self.value(i, j))} × {number(weight)}" for i, j, weight in writers]
         exact = all(abs(float(number(weight)) - weight) < 1e-6 for *_, weight in writers)
         return f"{' + '.join(terms)} {'=' if exact else '≈'} {number(self.sum(row, column))}"
 

@@ -283,7 +283,7 @@ def _kernel(s: Setting, turned: bool = False) -> Panel:
         "Stamped into the output once for each input value, times that value.")
     if s.current is not None and not turned:
         i, j = divmod(s.current, s.size)
-        value = float(s.values[i, j])
+        value = s.value(i, j)
         stamp = [(column + 0.5, row + 0.82, f"× {number(value)} = {number(value * one)}", "accent")
                  for (row, column), one in zip(spots, weight.flatten().tolist(), strict=True)]
         layers.append(Text(stamp, size=11, fit=0.95))
