@@ -1,6 +1,7 @@
 """Every exercise: right answers in unusual styles pass, each plausible wrong answer is told its own mistake; and the engine."""
 
 import importlib
+import itertools
 import math
 import pkgutil
 import random
@@ -14,7 +15,7 @@ from torch import nn
 
 import segviz.exercises
 import segviz.metrics
-from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_05
+from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_03, lesson_05
 from segviz.exercises.progress import Progress
 from segviz.layers import linear_to_conv
 
@@ -144,6 +145,47 @@ def _same_padding(maps, weight, scale):
     return F.conv2d(maps.kron(torch.ones(1, 1, scale, scale)), weight, padding="same")
 
 
+def _step_by_hand(size, jump, start, kernel, stride, padding, dilation):
+    left = start - size / 2 - padding * jump
+    right = start + size / 2 + (dilation * (kernel - 1) - padding) * jump
+    return np.array([right - left, jump * stride, (left + right) / 2])
+
+
+def _read_by_gradient(rates):
+    reach = sum(rates)
+    line = torch.zeros(1, 1, 2 * reach + 1, dtype=torch.double, requires_grad=True)
+    out = line
+    for rate in rates:
+        out = F.conv1d(out, torch.ones(1, 1, 3, dtype=torch.double), dilation=rate)
+    out.sum().backward()
+    return (line.grad[0, 0].nonzero()[:, 0] - reach).tolist()
+
+
+def _read_by_shifts(rates):
+    line = torch.zeros(2 * sum(rates) + 1, dtype=torch.bool)
+    line[sum(rates)] = True
+    for rate in rates:
+        line = line | line.roll(rate) | line.roll(-rate)
+    return line.nonzero().flatten() - sum(rates)
+
+
+def _field_functional(network, image, row, column):
+    return torch.func.grad(lambda x: network(x[None])[0, :, row, column].sum())(image).detach().abs().sum(0).numpy()
+
+
+def _field_channel_by_channel(network, image, row, column):
+    jacobian = torch.autograd.functional.jacobian(lambda x: network(x[None])[0, :, row, column], image)
+    return jacobian.sum(0).abs().sum(0)
+
+
+def _field_in_place(network, image, row, column):
+    image.requires_grad = True
+    mask = torch.zeros_like(output := network(image.unsqueeze(0)))
+    mask[:, :, row, column] = 1
+    output.backward(mask)
+    return sum(channel.abs() for channel in image.grad)
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -165,6 +207,12 @@ RIGHT = {
                           torch.tensor([0, 0, w, w]), lambda r, c, w, s: np.array([r, c, r, c]) * s + np.array([0, 0, w, w])],
     lesson_02.fully_convolutional: [_Head, _functional_head,
                                     lambda h, c, k: nn.Sequential(linear_to_conv(h[1], k), h[2], linear_to_conv(h[3]))],
+    lesson_03.one_layer: [_step_by_hand, lambda r, j, b, k, s, p, d: [r + j * d * (k - 1), s * j, b + j * (d * (k - 1) - 2 * p) / 2],
+                          lambda r, j, b, k, s, p, d: torch.tensor([float(r + j * d * (k - 1)), s * j, b - p * j + d * (k - 1) * j / 2])],
+    lesson_03.field_of: [lambda u, r, j, b: (b - r / 2 + u * j, b + r / 2 + u * j), lambda u, r, j, b: np.array([-r, r]) / 2 + b + u * j,
+                         lambda u, r, j, b: [int(b + u * j - r / 2), int(b + u * j - r / 2) + r]],
+    lesson_03.pixels_read: [_read_by_gradient, _read_by_shifts, lambda rates: {sum(w) for w in itertools.product(*[(-r, 0, r) for r in rates])}],
+    lesson_03.effective_field: [_field_functional, _field_channel_by_channel, _field_in_place],
     lesson_05.overlap_counts: [_counts_from_ones, _counts_by_output, lambda n, k, s: np.bincount([i * s + j for j in range(k) for i in range(n)],
                                minlength=(n - 1) * s + k)],
     lesson_05.even_kernel: [lambda k, s: next(n for n in range(k, k + s) if n % s == 0), lambda k, s: math.ceil(k / s) * s,
