@@ -141,26 +141,20 @@ def _scattered(s: Setting) -> list[Panel]:
 
 
 def _convolved(s: Setting) -> list[Panel]:
+    return [_filled(s), _kernel(s, turned=True), _output(s)]
+
+
+def _filled(s: Setting) -> Panel:
     around, side = s.cover - 1 - s.padding, s.output_size + s.cover - 1
     spots = [around + at * s.stride for at in range(s.size)]      # where the values stand among the zeros
     left_in = [at for at in range(s.size) if 0 <= spots[at] < side]
-
-    def window(row, column):
-        top, left = row - s.ring, column - s.ring
-        if not s.inside(row, column):
-            return []
-        writers = s.writers.get((row, column), ())
-        boxes = [_box(spots[i], spots[j]) for i, j, _ in writers]
-        labels = [(spots[j] + 0.5, spots[i] + 0.84, f"× {number(weight)}", "ink") for i, j, weight in writers]
-        return [Rects([(left, top, left + s.cover, top + s.cover)], "mark", 2),
-                Rects(boxes, "mark", 0, fill="mark"), Text(labels, size=9, fit=1)]
-
+    windows = _lit(s, lambda row, column: _window(s, spots, row, column))
     table = torch.zeros(side, side)
     for i, j in product(left_in, left_in):
-        table[spots[i], spots[j]] = s.values[i, j]
+        table[spots[i], spots[j]] = s.value(i, j)
     layers = [
         Rects([_box(spots[i], spots[j]) for i, j in product(left_in, left_in)], "accent", 0, fill="accent"),
-        *_table(table, under=[_lit(s, window)], tinted=False, zeros="muted"),
+        *_table(table, under=[windows], tinted=False, zeros="muted"),
     ]
     if s.current is not None:
         top, left = divmod(s.current, s.output_size)
@@ -168,51 +162,71 @@ def _convolved(s: Setting) -> list[Panel]:
     words = f"Zeros between neighbours: {s.stride - 1}; "
     words += f"around: {around}" if around >= 0 else f"cut off all around: {-around}"
     words += f"; more below and right: {s.output_padding}." if s.output_padding else "."
-    filled = Panel(f"Input filled with zeros, {side} × {side}", layers, words, size=(side, side))
-    return [filled, _kernel(s, turned=True), _output(s)]
+    return Panel(f"Input filled with zeros, {side} × {side}", layers, words, size=(side, side))
+
+
+def _window(s: Setting, spots: list[int], row: int, column: int) -> list:
+    """Where the kernel lies for one cell of the output, and the values under it."""
+    if not s.inside(row, column):
+        return []
+    top, left = row - s.ring, column - s.ring
+    writers = s.writers.get((row, column), ())
+    boxes = [_box(spots[i], spots[j]) for i, j, _ in writers]
+    labels = [(spots[j] + 0.5, spots[i] + 0.84, f"× {number(weight)}", "ink") for i, j, weight in writers]
+    return [Rects([(left, top, left + s.cover, top + s.cover)], "mark", 2), Rects(boxes, "mark", 0, fill="mark"),
+            Text(labels, size=9, fit=1)]
 
 
 def _multiplied(s: Setting) -> list[Panel]:
     size, ring = s.output_size, s.ring
     matrix = s.paths[:, ring : ring + size, ring : ring + size].flatten(1)
     inputs, outputs = matrix.shape
-    high = float(matrix.max()) or 1.0
-    fit, font = 0.95, 12 if outputs <= 36 else 8
-    entries = [(2.5 + o, 0.5 + i, number(float(matrix[i, o])), _on_heat(float(matrix[i, o]) / high))
-               for i, o in matrix.nonzero().tolist()]
-    left = [(0.75, 0.5 + i, number(value), "ink") for i, value in enumerate(s.values.flatten().tolist())]
-    below = [(2.5 + o, inputs + 1.0, number(s.sum(*(at + ring for at in divmod(o, size)))), "ink")
-             for o in range(outputs)]
-
-    def column(row, along):
-        if not s.inside(row, along):
-            return []
-        x = 2 + (row - ring) * size + along - ring
-        return [Rects([(x, 0, x + 1, inputs), (x, inputs + 0.5, x + 1, inputs + 1.5)], "mark", 2)]
-
-    heat = HeatMap(torch.where(matrix == 0, torch.nan, matrix), 0, high, COLOURS, box=(2, 0, 2 + outputs, inputs))
-    layers = [
-        heat,
-        Grid(inputs, outputs, heat.box, "line"),
-        Grid(inputs, 1, (0.25, 0, 1.25, inputs), "line"),
-        Grid(1, outputs, (2, inputs + 0.5, 2 + outputs, inputs + 1.5), "line"),
-        Text(entries, size=font, fit=fit),
-        Text(left, size=font, fit=fit),
-        Text(below, size=font, fit=fit),
-        _lit(s, column),
-    ]
-    if s.current is not None:
-        layers.append(Rects([(0.25, s.current, 1.25, s.current + 1), (2, s.current, 2 + outputs, s.current + 1)],
-                            "accent", 2))
     whole = Panel(
         f"Matrix of the convolution from {size} × {size} down to {s.size} × {s.size}: {inputs} rows, {outputs} columns",
-        layers,
-        "The convolution takes one number from each row. Transposed, each input value (left) is multiplied with its "
+        _matrix(s, matrix),
+        "The convolution makes one number of each row. Transposed, each input value (left) is multiplied with its "
         "row, and each column is summed up into one output cell (below).",
         size=(inputs + 1.5, outputs + 2),
         wide=True,
     )
     return [_input(s), _kernel(s), _output(s), whole]
+
+
+def _matrix(s: Setting, matrix: torch.Tensor) -> list:
+    """The matrix from column 2 on, the input in a column at its left, the output in a row below it."""
+    inputs, outputs = matrix.shape
+    right, bottom = outputs + 2, inputs + 1.5
+
+    def lit(row, column):
+        if not s.inside(row, column):
+            return []
+        x = 2 + (row - s.ring) * s.output_size + column - s.ring
+        return [Rects([(x, 0, x + 1, inputs), (x, bottom - 1, x + 1, bottom)], "mark", 2)]
+
+    high = float(matrix.max()) or 1.0
+    heat = HeatMap(torch.where(matrix == 0, torch.nan, matrix), 0, high, COLOURS, box=(2, 0, right, inputs))
+    layers = [
+        heat,
+        Grid(inputs, outputs, heat.box, "line"),
+        Grid(inputs, 1, (0.25, 0, 1.25, inputs), "line"),
+        Grid(1, outputs, (2, bottom - 1, right, bottom), "line"),
+        *_matrix_digits(s, matrix, high),
+        _lit(s, lit),
+    ]
+    if s.current is not None:
+        row, end = s.current, s.current + 1
+        layers.append(Rects([(0.25, row, 1.25, end), (2, row, right, end)], "accent", 2))
+    return layers
+
+
+def _matrix_digits(s: Setting, matrix: torch.Tensor, high: float) -> list[Text]:
+    inputs, outputs = matrix.shape
+    inner = range(s.ring, s.ring + s.output_size)
+    entries = [(2.5 + o, 0.5 + i, number(float(matrix[i, o])), _on_heat(float(matrix[i, o]) / high))
+               for i, o in matrix.nonzero().tolist()]
+    left = [(0.75, 0.5 + i, number(value), "ink") for i, value in enumerate(s.values.flatten().tolist())]
+    below = [(2.5 + o, inputs + 1.0, number(s.sum(*cell)), "ink") for o, cell in enumerate(product(inner, inner))]
+    return [Text(items, size=12 if outputs <= 36 else 8, fit=0.95) for items in (entries, left, below)]
 
 
 # --- panels and layers that methods share
@@ -295,8 +309,8 @@ def _kernel(s: Setting, turned: bool = False) -> Panel:
 def _output(s: Setting) -> Panel:
     size, ring = s.output_size, s.ring
     side = size + 2 * ring
-    everything = torch.einsum("i,ihw->hw", s.values.flatten(), s.paths)
-    high = float(everything.max()) or 1.0
+    kept = s.paths[:, ring : ring + size, ring : ring + size]
+    high = float(torch.einsum("i,ihw->hw", s.values.flatten(), kept).max()) or 1.0      # the same at every step
     heat, digits = torch.full((size, size), torch.nan), []
     for row in range(side):
         for column in range(side):
