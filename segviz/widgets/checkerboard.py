@@ -49,20 +49,31 @@ class CheckerboardExplorer(Explorer):
         ]
         super().__init__(self._shown, controls, title="Checkerboards", **options)
 
-    def _shown(self, kernel, stride, layers, weights, way, over) -> State:
+    def output(self, kernel, stride, layers=1, weights=ONES, way=TRANSPOSED, over=CONSTANT) -> torch.Tensor:
+        """The map of outputs that is shown at these settings, (SHOWN, SHOWN). ValueError where no such layer was
+        trained."""
+        setting = self._setting(kernel, stride, layers, weights, way, over)
+        return setting.output(setting.source(self.picture))
+
+    def _shown(self, **values) -> State:
+        try:
+            setting = self._setting(**values)
+        except ValueError as error:
+            return State([], str(error), problem=str(error), problem_at="weights")
+        return _state(setting, self.picture)
+
+    def _setting(self, kernel, stride, layers, weights, way, over) -> "Setting":
+        if weights == LEARNED and (way, kernel, stride) not in self.learned:
+            trained = ", ".join(f"kernel {k} with stride {s}" for other, k, s in self.learned if other == way)
+            raise ValueError(f"No such layer was trained. For “{way}” there is: {trained or 'none'}.")
         kernels = self._kernels(kernel, stride, layers, weights, way)
-        setting = Setting(kernel, stride, layers, weights, way, over, kernels)
-        if setting.kernels:
-            return _state(setting, self.picture)
-        trained = ", ".join(f"kernel {k} with stride {s}" for other, k, s in self.learned if other == way) or "none"
-        words = f"No such layer was trained. For “{way}” there is: {trained}."
-        return State([], words, problem=words, problem_at="weights")
+        return Setting(kernel, stride, layers, weights, way, over, kernels)
 
     def _kernels(self, k: int, s: int, layers: int, weights: str, way: str) -> list[torch.Tensor]:
-        """One kernel (k, k) a layer; none where no such layer was trained."""
+        """One kernel (k, k) a layer."""
         if weights == LEARNED:
-            kernels = self.learned.get((way, k, s), [])
-            return [torch.as_tensor(kernels[i % len(kernels)]).float() for i in range(layers if kernels else 0)]
+            kernels = self.learned[way, k, s]
+            return [torch.as_tensor(kernels[i % len(kernels)]).float() for i in range(layers)]
         if weights == RANDOM:
             return list(torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(5))[:layers, :k, :k])
         return [torch.ones(k, k) if weights == ONES else bilinear_kernel(k)] * layers
@@ -102,6 +113,12 @@ class Setting:
             size = -(-(size + self.kernel - 1) // self.stride)
         return size
 
+    def source(self, picture):
+        """What the layers read, (inputs, inputs)."""
+        if self.over == CONSTANT:
+            return torch.ones(self.inputs, self.inputs)
+        return F.adaptive_avg_pool2d(picture[None], self.inputs)[0]
+
     def output(self, maps):
         """What the layers make of a map (inputs, inputs), in the part shown."""
         maps = maps[None, None]
@@ -138,8 +155,7 @@ class Setting:
 
 
 def _state(setting: Setting, picture) -> State:
-    s, n, paths = setting, setting.inputs, setting.paths.sum(1)
-    source = torch.ones(n, n) if s.over == CONSTANT else F.adaptive_avg_pool2d(picture[None], n)[0]
+    s, paths, source = setting, setting.paths.sum(1), setting.source(picture)
     output = s.output(source)
     measure = checkerboard(output, s.stride)
     fewest, most = int(paths.min()), int(paths.max())
