@@ -2,6 +2,7 @@
 pixel's gradient is above zero exactly where the wiring lets the pixel through. Equality is exact, without tolerance."""
 
 import copy
+import itertools
 import math
 import random
 
@@ -12,6 +13,7 @@ import torchvision
 from torch import nn
 
 from segviz import models, receptive
+from segviz.receptive import rules
 
 torch.set_num_threads(1)
 
@@ -262,3 +264,268 @@ def test_random_stacks_against_gradients(tens):
         units = [(0, width - 1) if seed % 2 else (height - 1, width // 3)]
         for unit, mask in zip(units, reached(oracle, 1, size, units), strict=True):
             assert torch.equal(receptive.reads(module, size, unit), mask), (seed, unit)
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda kernel, stride, padding, dilation: (kernel, stride, padding, 1),
+    lambda kernel, stride, padding, dilation: (kernel, stride, 0, dilation),
+    lambda kernel, stride, padding, dilation: (kernel, 1, padding, dilation),
+    lambda kernel, stride, padding, dilation: (kernel - 1, stride, padding, dilation),
+], ids=["no dilation", "no padding", "no stride", "a kernel one too small"])  # fmt: skip
+def test_the_comparison_can_fail(monkeypatch, wrong):
+    module = nn.Sequential(nn.Conv2d(1, 1, 3, 2, 1), nn.Conv2d(1, 1, 3, 1, 2, 2))
+    check_against_gradients(module, 1, (40, 40), 1)
+    right = rules.window
+    monkeypatch.setattr(rules, "window", lambda *numbers: right(*wrong(*numbers)))
+    with pytest.raises(AssertionError):
+        check_against_gradients(module, 1, (40, 40), 1)
+
+
+# ---- one operator at a time: every unit's pixels, borders included ----
+
+
+class Function(nn.Module):
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x):
+        return self.function(x, *self.layers)
+
+
+def squeeze_and_excite(x, conv):
+    return x * torch.sigmoid(conv(F.adaptive_avg_pool2d(x, 1)))
+
+
+def through_tokens(x, linear):
+    tokens = linear(x.flatten(2).transpose(1, 2))  # (B, H * W, C)
+    return tokens.transpose(1, 2).reshape(x.shape)
+
+
+def attention(x):
+    tokens = x.flatten(2).transpose(1, 2)
+    weights = torch.softmax(tokens @ tokens.transpose(1, 2), -1)
+    return (weights @ tokens).transpose(1, 2).reshape(x.shape)
+
+
+def residual_in_place(x, conv):
+    y = conv(x)
+    y += x
+    return y.relu_()
+
+
+def every_second(x, conv):
+    corners = [x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    return conv(torch.cat(corners, 1))
+
+
+def repeated(x, conv):
+    return conv(x.repeat_interleave(2, 2).repeat_interleave(3, 3))
+
+
+def cropped_skip(x, down, up):
+    y = up(down(x))
+    return torch.cat([x[:, :, 1:11, 2:12], y[:, :, :10, 1:11]], 1)
+
+
+CASES = {
+    "kernels that are not square": nn.Sequential(nn.Conv2d(1, 1, (1, 5), (2, 1), (0, 2)), nn.MaxPool2d((3, 1), (2, 1))),
+    "holes": nn.Sequential(nn.Conv2d(1, 1, 3, dilation=3), nn.Conv2d(1, 1, 2, dilation=(2, 1))),
+    "transposed": nn.ConvTranspose2d(1, 1, (3, 4), (2, 3), (1, 0), (1, 2), dilation=(1, 2)),
+    "transposed, units that read nothing": nn.ConvTranspose2d(1, 1, 1, 3),
+    "same": nn.Conv2d(1, 1, 4, padding="same", dilation=2),
+    "reflect": nn.Conv2d(1, 1, 5, padding=2, padding_mode="reflect"),
+    "replicate": nn.Sequential(nn.Conv2d(1, 1, 3, 2), nn.Conv2d(1, 1, 5, padding=2, padding_mode="replicate")),
+    "padded": nn.Sequential(nn.ZeroPad2d((1, 2, -1, 3)), nn.Conv2d(1, 1, 3)),
+    "ceil mode": nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), nn.MaxPool2d(3, 2, 1, ceil_mode=True)),
+    "adaptive": nn.Sequential(nn.AdaptiveAvgPool2d((5, 3)), Resized("bilinear")),
+    "global": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Upsample(size=(5, 6)), nn.Conv2d(1, 1, 3)),
+    "one unit left": nn.Sequential(*(nn.Conv2d(1, 1, 3, 2, 1) for _ in range(4)), nn.Conv2d(1, 1, 3, 1, 1)),
+    "flattened": nn.Sequential(nn.Flatten(), nn.Linear(156, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 2)),
+    "unfolded": Function(lambda x, conv: conv(F.unfold(x, 3, 2, 1).view(-1, 9, 10, 11)), nn.Conv2d(9, 1, 3)),
+    "pixel shuffle": nn.Sequential(nn.Conv2d(1, 4, 3), nn.PixelShuffle(2), nn.Conv2d(1, 1, 2, 2)),
+    "pixel unshuffle": nn.Sequential(nn.Conv2d(1, 1, (3, 2)), nn.PixelUnshuffle(2), nn.Conv2d(4, 1, 3, padding=1)),
+    "every second pixel": nn.Sequential(nn.ZeroPad2d((0, 1, 0, 0)), Function(every_second, nn.Conv2d(4, 1, 3))),
+    "repeated": Function(repeated, nn.Conv2d(1, 1, 3)),
+    "flipped": Function(lambda x, one, two: two(one(x).flip(2, 3)), nn.Conv2d(1, 1, (3, 2), 2), nn.Conv2d(1, 1, 3, 2)),
+    "turned and turned back": Function(lambda x, conv: conv(x.transpose(2, 3)).mT, nn.Conv2d(1, 1, (5, 1))),
+    "channels last": Function(lambda x, linear: linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.Linear(1, 2)),
+    "tokens": Function(through_tokens, nn.Linear(1, 1)),
+    "attention": Function(attention),
+    "squeeze and excite": nn.Sequential(nn.Conv2d(1, 1, 3), Function(squeeze_and_excite, nn.Conv2d(1, 1, 1))),
+    "mean of a row": Function(lambda x: x + x.mean(3, keepdim=True)),
+    "in place": Function(residual_in_place, nn.Conv2d(1, 1, 5, padding=2)),
+    "cropped skip": Function(cropped_skip, nn.Conv2d(1, 1, 3, 2), nn.ConvTranspose2d(1, 1, 2, 2)),
+    "chunks": Function(lambda x, conv: torch.stack(conv(x).chunk(2, 1)).sum(0), nn.Conv2d(1, 4, 3)),
+    "one row": Function(lambda x, conv: conv(x)[:, :, 3:4] + conv(x), nn.Conv2d(1, 1, 3)),
+    "gated": nn.Sequential(nn.Conv2d(1, 4, 3), nn.GLU(1)),
+    "contrast": nn.Sequential(nn.Conv2d(1, 2, 3), nn.LocalResponseNorm(2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_unit_reads_the_pixels_that_have_a_gradient(name):
+    size, oracle = (12, 13), positive(CASES[name])
+    height, width = output_size(oracle, 1, size)
+    units = [*itertools.product(range(height), range(width))][:: max(1, height * width // 40)]
+    for unit, mask in zip(units, reached(oracle, 1, size, units), strict=True):
+        assert torch.equal(receptive.reads(CASES[name], size, unit, 1), mask), unit
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bilinear corners", "bicubic"])
+def test_resizing_to_any_size(mode):
+    """A weight of 0 may come out as 1e-17 in floating point: above 1e-9 it is one."""
+    options = {"mode": mode.split()[0], "align_corners": True if "corners" in mode else None}
+    for old in (1, 2, 5, 8, 13):
+        for new in (1, 2, 3, 7, 8, 11, 16):
+            module = Function(lambda x, size=new: F.interpolate(x, size=(size, size + 1), **options))
+            for unit in [(0, 0), (new - 1, new), (new // 2, new // 3)]:
+                pixels = torch.ones(1, 1, old, old, dtype=torch.float64, requires_grad=True)
+                (gradient,) = torch.autograd.grad(module(pixels)[0, 0][unit], pixels)
+                assert torch.equal(receptive.reads(module, old, unit, 1), gradient[0, 0].abs() > 1e-9), (old, new, unit)
+
+
+def test_max_unpooling_fills_the_window_of_its_pooling():
+    class Unpooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+
+        def forward(self, x):
+            return self.unpool(*self.pool(x))
+
+    last = receptive.theoretical(Unpooled(), 8)[-1]
+    assert (last.kind, last.shape, last.size, last.jump, last.start) == ("MaxUnpool2d", (8, 8), 2, 1, 0.5)
+    assert last.field(4, 7) == (4, 6, 6, 8)
+
+
+def test_fields_go_on_beyond_the_borders():
+    layer = receptive.theoretical(nn.Sequential(nn.Conv2d(1, 1, 3, 2, 1), nn.Conv2d(1, 1, 3, 1, 1)), 16)[-1]
+    assert (layer.shape, layer.size, layer.jump, layer.start) == ((8, 8), 7, 2, 0.5)
+    assert layer.field(0, 7) == (-3, 11, 4, 18)
+    assert receptive.reads(nn.Conv2d(1, 1, 3, 2, 1), 16, (0, 0)).sum() == 4
+
+
+def test_fields_of_several_sizes():
+    """Bilinear, three times: a unit on a pixel reads that one alone, the two between it and the next read both."""
+    layer = receptive.theoretical(Resized("bilinear", 3), 9, 1)[-1]
+    assert (layer.kind, layer.name, layer.rows.size) == ("interpolate", "", 2)
+    assert [layer.rows.field(unit) for unit in (3, 4, 5, 6)] == [(0, 2), (1, 2), (1, 3), (1, 3)]
+    assert layer.jump == 1 / 3
+
+
+def test_one_number_where_both_axes_agree():
+    layer = receptive.theoretical(nn.Conv2d(1, 1, (3, 5), (1, 2)), 16)[0]
+    assert (layer.size, layer.jump, layer.start) == ((3, 5), (1, 2), (1.5, 2.5))
+    assert type(receptive.theoretical(nn.Conv2d(1, 1, 2), 8)[0].start) is int
+    assert layer.rows == receptive.Axis(3, 1, 1.5)
+    assert receptive.Axis(3, 1, 1.5).field(2) == layer.rows.field(2)
+
+
+def test_elementwise_layers_are_not_listed():
+    elementwise = nn.BatchNorm2d(4), nn.ReLU(True), nn.Dropout(), nn.GroupNorm(2, 4), nn.GELU()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), *elementwise)
+    assert [layer.name for layer in receptive.theoretical(net, 8)] == ["0"]
+
+
+def test_the_module_stays_as_it_was():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout().eval())
+    net.train()[2].eval()
+    before = copy.deepcopy(net.state_dict())
+    receptive.theoretical(net, 8)
+    receptive.effective(net, torch.rand(2, 3, 8, 8), (1, 1))
+    assert [part.training for part in net.modules()] == [True, True, True, False]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_it_works_where_gradients_are_off(mode):
+    net, images = nn.Conv2d(1, 1, 3), torch.rand(1, 1, 6, 6)
+    with mode():
+        assert receptive.theoretical(net, 8)[0].size == 3
+        assert (receptive.effective(net, images.clone(), (1, 1)) > 0).sum() == 9
+
+
+# ---- what is refused ----
+
+
+def written_into(x):
+    result = torch.zeros(1, 1, 20, 20)
+    result[:, :, : x.shape[2], : x.shape[3]] = x
+    return result * 2
+
+
+@pytest.mark.parametrize(("function", "words"), [
+    (lambda x: x.roll(1, 2), "the operator roll in the forward of the module .Function. cannot be followed"),
+    (lambda x: x.cumsum(2), "cumsum"),
+    (lambda x: F.grid_sample(x, torch.zeros(1, 3, 3, 2), align_corners=True), "grid_sampler_2d.*mixes places"),
+    (lambda x: torch.cat([x, x], 2), "one after another along their rows"),
+    (lambda x: x + x.transpose(2, 3), "along different dimensions"),
+    (lambda x: x.view(1, 1, 2, 4, 8), "cuts the rows"),
+    (lambda x: F.conv2d(x, x[:, :, :3, :3]), "weights are computed from the input"),
+    (written_into, "other values were written"),
+    (lambda x: x * x.sum().item(), "depends on the values"),
+    (lambda x: x[x > 0], "depends on the values"),
+])  # fmt: skip
+def test_what_cannot_be_followed_is_named(function, words):
+    with pytest.raises(ValueError, match=words):
+        receptive.theoretical(Function(function), 8, 1)
+
+
+def test_bad_input_is_said_in_words(capfd):
+    with pytest.raises(ValueError, match=r"Conv2d cannot take an input of shape \(1, 3, 2, 2\).*larger"):
+        receptive.theoretical(nn.Conv2d(3, 1, 3), 2)
+    with pytest.raises(ValueError, match="height, width"):
+        receptive.theoretical(nn.Conv2d(3, 1, 3), (8, 8, 8))
+    with pytest.raises(ValueError, match=r"a map .*but gave shape"):
+        receptive.reads(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), 8, (0, 0), 1)
+    with pytest.raises(ValueError, match=r"position is .* 6 x 6 map"):
+        receptive.reads(nn.Conv2d(1, 1, 3), 8, (6, 0))
+    with pytest.raises(ValueError, match="turns the map"):
+        receptive.reads(Function(lambda x: x.transpose(2, 3)), 8, (0, 0), 1)
+    with pytest.raises(ValueError, match="position is"):
+        receptive.effective(nn.Conv2d(1, 1, 3), torch.rand(1, 1, 8, 8), (-1, 0))
+    with pytest.raises(ValueError, match=r"float .B, C, H, W."):
+        receptive.effective(nn.Conv2d(1, 1, 3), torch.rand(1, 8, 8), (0, 0))
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- effective ----
+
+
+def test_the_effective_field_is_the_mean_gradient():
+    net, images = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Conv2d(3, 2, 3)).double(), torch.rand(2, 2, 9, 8)
+    by_hand = torch.zeros(9, 8, dtype=torch.float64)
+    for image in images.double():
+        jacobian = torch.autograd.functional.jacobian(lambda x: net(x[None])[0, :, 2, 1].sum(), image)
+        by_hand += jacobian.abs().sum(0)
+    field = receptive.effective(net, images.double(), (2, 1))
+    torch.testing.assert_close(field, by_hand / by_hand.sum())
+    assert torch.equal(field > 0, receptive.reads(net, (9, 8), (2, 1)))
+
+
+def test_a_stack_of_ones_has_a_binomial_field():
+    """Three convolutions of two ones: 1 3 3 1, along both axes."""
+    net = nn.Sequential(*(nn.Conv2d(1, 1, 2, bias=False) for _ in range(3)))
+    for parameter in net.parameters():
+        nn.init.ones_(parameter)
+    row = torch.tensor([0, 1.0, 3, 3, 1, 0]) / 8
+    torch.testing.assert_close(receptive.effective(net, torch.rand(1, 1, 6, 6), (1, 1)), row[:, None] * row)
+
+
+def test_a_unit_that_nothing_moves_has_a_field_of_zeros():
+    net = nn.Conv2d(1, 1, 3)
+    nn.init.zeros_(net.weight)
+    for module in (net, Function(lambda x: torch.ones(1, 1, 2, 2))):
+        assert torch.equal(receptive.effective(module, torch.rand(1, 1, 6, 6), (0, 0)), torch.zeros(6, 6))
+    assert receptive.effective_size(torch.zeros(6, 6)) == 0
+
+
+def test_effective_size_counts_pixels_above_a_share_of_the_peak():
+    field = torch.zeros(9, 9)
+    field[2:6, 3:7], field[0, 0], field[0, 1] = 0.5, 0.05, 1
+    assert receptive.effective_size(field) == 18**0.5  # sixteen, the corner at 5 % and the peak
+    field[0, 0] = 0.045
+    assert receptive.effective_size(field) == 17**0.5

@@ -15,15 +15,12 @@ What is a convention, in `theoretical` and `reads`:
 - An operator that mixes places in a way that is not known here is refused with a ValueError that names it.
 """
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 
 from .following import evaluating, followed, said
 from .layer import Axis, Layer
-from .lines import Taps
-from .maps import Map, axes_of
+from .maps import axes_of, walked_back
 
 __all__ = ["Axis", "Layer", "effective", "effective_size", "reads", "theoretical"]
 
@@ -60,57 +57,17 @@ def reads(
     """
     trace, pixels, output = followed(module, input_size, in_channels)
     _check_position(output, position)
-    mask = torch.zeros(pixels.shape[-2:], dtype=torch.bool)
     place = trace.place(output)
-    if place is None:
-        return mask
-    place = place.settled(2).settled(3)
-    if (axes_of(place.layout[2]), axes_of(place.layout[3])) not in (([0], [1]), ([], []), ([0], []), ([], [1])):
-        raise ValueError("the rows and columns of the module's output are not those of its input: it turns the map")
-    unit = [position[i] if axes_of(place.layout[2 + i]) else 0 for i in (0, 1)]
-    masks = {place.map: torch.zeros(place.map.sizes)}
-    masks[place.map][tuple(unit)] = 1
-    return _walked_back(place.map, masks, trace.place(pixels).map) > 0
-
-
-def _walked_back(last: Map, masks: dict[Map, Tensor], first: Map) -> Tensor:
-    for node in reversed(_in_order(last)):
-        mask = masks[node]
-        for source, taps in node.sources:
-            rows, columns = (
-                _matrix(tap, new, old) for tap, new, old in zip(taps, node.sizes, source.sizes, strict=True)
-            )
-            reached = (rows.T @ mask @ columns > 0).float()
-            masks[source] = torch.maximum(masks[source], reached) if source in masks else reached
-    return masks.get(first, torch.zeros(first.sizes))
-
-
-def _in_order(last: Map) -> list[Map]:
-    """All maps that lead to this one, each after those that it reads."""
-    order, seen, waiting = [], set(), [(last, False)]
-    while waiting:
-        node, done = waiting.pop()
-        if done:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            waiting += [(node, True), *((source, False) for source, _ in node.sources)]
-    return order
-
-
-@lru_cache(maxsize=64)
-def _matrix(taps: Taps, new: int, old: int) -> Tensor:
-    """(new, old): 1 where unit `row` of the new map reads unit `column` of the old one."""
-    matrix = torch.zeros(new, old)
-    for unit in range(new):
-        for source in taps.of(unit):
-            if taps.border == "edge":
-                source = min(max(source, 0), old - 1)
-            if taps.border == "mirror":
-                source = abs(source) if source < old else 2 * (old - 1) - source
-            if 0 <= source < old:
-                matrix[unit, source] = 1
-    return matrix
+    if place is None:  # made of constants alone
+        return torch.zeros(pixels.shape[-2:], dtype=torch.bool)
+    place, unit = place.settled(2).settled(3), [0, 0]
+    for axis in (0, 1):
+        along = axes_of(place.layout[2 + axis])
+        if along == [axis]:
+            unit[axis] = position[axis]
+        elif along or place.map.sizes[axis] > 1:
+            raise ValueError("the rows and columns of the module's output are not those of its input: it turns the map")
+    return walked_back(place.map, tuple(unit), trace.place(pixels).map)
 
 
 def effective(module: nn.Module, images: Tensor, position: tuple[int, int]) -> Tensor:
@@ -125,8 +82,8 @@ def effective(module: nn.Module, images: Tensor, position: tuple[int, int]) -> T
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise ValueError(f"images are float (B, C, H, W), but got {images.dtype} of shape {tuple(images.shape)}")
     state = {name: value.detach() for name, value in [*module.named_parameters(), *module.named_buffers()]}
-    total = torch.zeros(images.shape[-2:], device=images.device)
-    with evaluating(module), torch.enable_grad():
+    total = torch.zeros(images.shape[-2:], dtype=images.dtype, device=images.device)
+    with evaluating(module), torch.inference_mode(False), torch.enable_grad():
         for image in images.detach():
             pixels = image[None].clone().requires_grad_()
             output = said(module, pixels, lambda x: torch.func.functional_call(module, state, (x.clone(),)))

@@ -1,10 +1,15 @@
 """Running a module on tensors without content, and following each operator."""
 
+import logging
 from itertools import count
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -39,7 +44,10 @@ class Trace(TorchDispatchMode):
         return place
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
+        try:
+            out = func(*args, **(kwargs or {}))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            raise self.unknown(func, "what comes next depends on the values of a map") from None
         if func.namespace != "prim":
             schema = func._schema.arguments
             given = {argument.name: argument.default_value for argument in schema}
@@ -47,12 +55,15 @@ class Trace(TorchDispatchMode):
             try:
                 self.follow(func, given, out)
             except Exception as error:
-                name, kind = (self.running[-1][0], type(self.running[-1][1]).__name__) if self.running else ("", "")
-                raise ValueError(
-                    f"the operator {func.overloadpacket.__name__} in the forward of {name or 'the module'} ({kind}) "
-                    f"cannot be followed: {error}"
-                ) from None
+                raise self.unknown(func, error) from error
         return out
+
+    def unknown(self, func, why) -> ValueError:
+        name, module, _ = self.running[-1]
+        return ValueError(
+            f"the operator {func.overloadpacket.__name__} in the forward of {name or 'the module'} "
+            f"({type(module).__name__}) cannot be followed: {why}"
+        )
 
     def follow(self, func, given: dict, out) -> None:
         name = func.overloadpacket.__name__.removesuffix("_")
@@ -109,20 +120,25 @@ class Trace(TorchDispatchMode):
 
 
 def followed(module: nn.Module, input_size, in_channels: int | None) -> tuple[Trace, Tensor, Tensor]:
-    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    if min(height, width) < 1:
-        raise ValueError(f"input_size is a height and a width of at least 1, but got {input_size}")
-    channels = in_channels or next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
+    """The trace of one run, the pixels that it began with, and what the module gave."""
+    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"input_size is a number of pixels, or (height, width), from 1 up, but got {input_size}")
+    convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d))
+    channels = in_channels or next((part.in_channels for part in convolutions), 3)
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     trace = Trace()
-    with evaluating(module), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        pixels = torch.empty((1, channels, height, width), dtype=like.dtype, device=like.device)
+    with evaluating(module), torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        pixels = torch.empty((1, channels, *size), dtype=like.dtype, device=like.device)
         trace.start(pixels)
         hooks = [hook for name, each in module.named_modules() for hook in _told(trace, name, each)]
+        silenced = logging.getLogger("torch._subclasses.fake_tensor")
+        before, silenced.disabled = silenced.disabled, True  # it would print what is raised in words below
         try:
             with trace:
                 output = said(module, pixels, module)
         finally:
+            silenced.disabled = before
             for hook in hooks:
                 hook.remove()
     return trace, pixels, output

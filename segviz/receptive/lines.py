@@ -4,6 +4,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+
+import torch
+from torch import Tensor
 
 Span = tuple[int, int]  # pixels [first, last + 1)
 
@@ -70,6 +74,21 @@ def adaptive(size: int, new: int) -> Taps:
     ratio = Fraction(size, new)
     bins = [range(math.floor(i * ratio), math.ceil((i + 1) * ratio)) for i in range(ratio.denominator)]
     return Taps(tuple(map(tuple, bins)), ratio.numerator)
+
+
+@lru_cache(maxsize=64)
+def matrix(taps: Taps, new: int, old: int) -> Tensor:
+    """(new, old): 1 where unit `row` of the new map reads unit `column` of the old one, borders included."""
+    result = torch.zeros(new, old)
+    for unit in range(new):
+        for source in taps.of(unit):
+            if taps.border == "edge":
+                source = min(max(source, 0), old - 1)
+            elif taps.border == "mirror":
+                source = abs(source) if source < old else 2 * (old - 1) - source
+            if 0 <= source < old:
+                result[unit, source] = 1
+    return result
 
 
 @dataclass(frozen=True)

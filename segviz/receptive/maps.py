@@ -4,7 +4,10 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from .lines import FIRST, KEEP, Line, Taps, everything
+import torch
+from torch import Tensor
+
+from .lines import FIRST, KEEP, Line, Taps, everything, matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,3 +154,28 @@ def joined(places: list[Place], shape: Iterable[int]) -> Place:
             line = line.joined(source.lines[axis].through(taps[axis]))
         lines.append(line)
     return Place(Map(tuple(lines), tuple(sizes), tuple(sources)), tuple(layout))
+
+
+def walked_back(last: Map, unit: tuple[int, int], first: Map) -> Tensor:
+    """The units of `first` that can reach one unit of `last`: bool, of first's sizes."""
+    masks = {first: torch.zeros(first.sizes), last: torch.zeros(last.sizes)}
+    masks[last][unit] = 1
+    for each in reversed(_in_order(last)):
+        for source, taps in each.sources:
+            rows, columns = (matrix(*known) for known in zip(taps, each.sizes, source.sizes, strict=True))
+            found = (rows.T @ masks[each] @ columns > 0).float()
+            masks[source] = torch.maximum(masks.get(source, found), found)
+    return masks[first] > 0
+
+
+def _in_order(last: Map) -> list[Map]:
+    """All maps that lead to this one, each after those that it was made from."""
+    order, seen, waiting = [], set(), [(last, False)]
+    while waiting:
+        each, done = waiting.pop()
+        if done:
+            order.append(each)
+        elif each not in seen:
+            seen.add(each)
+            waiting += [(each, True), *((source, False) for source, _ in each.sources)]
+    return order
