@@ -118,11 +118,10 @@ class Explorer(anywidget.AnyWidget):
         without that change. Other settings go to the nearest of these, and say so. The places of local points are
         in every state.
         """
-        names, states = [control.name for control in self._given for _ in control.sizes], {}
-        for key, changed in islice(self._page_keys(), 2 * PAGE_STATES):
-            entry = self._packable(key)
-            if not any(names[i] in entry[0]["hidden"] for i in changed):
-                states[key] = entry
+        states = {}
+        for key, nearer in islice(self._page_keys(), 10 * PAGE_STATES):
+            if all(other in states and name not in states[other][0]["hidden"] for other, name in nearer):
+                states[key] = self._packable(key)
             if len(states) == PAGE_STATES:
                 break
         text = page(self, pack(states), *self._paper())
@@ -202,16 +201,20 @@ class Explorer(anywidget.AnyWidget):
         return pack({key: self._packable(key) for key in map(self._key, product(*map(range, sizes)))})
 
     def _page_keys(self):
-        """Keys for a page, each with the numbers that are changed in it: the present one, then those with one
-        changed, then with two, and so on."""
+        """Keys for a page: the present one, then those with one number changed, then with two, and so on. With each
+        the keys that have one change less, and the name of the control that is not changed there."""
         sizes, now = self._sizes(), self._shared(self.places)
+        names = [control.name for control in self._given for _ in control.sizes]
         others = [[at for at in range(size) if at != now[i]] for i, size in enumerate(sizes)]
         for count in range(len(sizes) + 1):
             some = combinations(range(len(sizes)), count)
             for changed in sorted(some, key=lambda numbers: prod(len(others[i]) for i in numbers)):
                 for values in product(*(others[i] for i in changed)):
-                    moved = dict(zip(changed, values, strict=True))
-                    yield self._key(moved.get(i, at) for i, at in enumerate(now)), changed
+                    places = list(now)
+                    for i, at in zip(changed, values, strict=True):
+                        places[i] = at
+                    nearer = [(self._key([*places[:i], now[i], *places[i + 1 :]]), names[i]) for i in changed]
+                    yield self._key(places), nearer
 
     # --- where widgets cannot be shown
     def _pointed_state(self, values) -> tuple[State, dict]:

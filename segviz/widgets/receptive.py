@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from segviz import receptive
 from segviz.widgets import stacks
@@ -113,7 +113,7 @@ class ReceptiveExplorer(Explorer):
     def _on_the_picture(self, network, shown, view) -> Panel:
         height, width = view.input_size
         box = Marker("unit", rows=_clipped(view.fields[0], height), columns=_clipped(view.fields[1], width))
-        picture = Image(self._pixels((height, width)))
+        picture = Image(self._pixels((height, width)), opacity=1.0 if shown == FIELD else 0.4)
         rows, columns = view.read
         if shown == FIELD:
             veils = [Outer(*(_hull(read) for read in view.read), "unit", colours="gray", clear=1, opacity=0.35),
@@ -127,7 +127,7 @@ class ReceptiveExplorer(Explorer):
             return Panel("In how many ways the unit reads each pixel", [picture, layer, box],
                          "Were all weights alike, this would be the pixels' influence.")
         measured = self.effective[network]
-        layer = HeatMap(measured.maps, colours="magma", legend="gradient, of the largest", opacity=0.9, at="unit",
+        layer = HeatMap(measured.maps, colours="magma", legend="gradient, of the largest", opacity=0.8, at="unit",
                         which=measured.which)
         return Panel("How strongly each pixel moves the unit", [picture, layer, box],
                      f"By gradient, mean of {measured.count} images, at {measured.units}; the nearest is shown. "
@@ -204,8 +204,9 @@ def _readout(network, view) -> str:
     (height, width), (rows, columns) = view.shape, view.axes[-1]
     name = "Your stack" if network == YOURS else f"{network}, seen from layer {len(view.axes) - 1} of {view.deepest}"
     most = [int(read.sum(1).max()) for read in view.read]
-    return (f"{name}: input {view.input_size[0]} × {view.input_size[1]}, map {height} × {width}, jump {columns.jump:g}. "
-            f"A field has {rows.size:g} × {columns.size:g} pixels; at most {most[0]} × {most[1]} are read.")
+    return (f"{name}: input {view.input_size[0]} × {view.input_size[1]}, map {height} × {width}, "
+            f"jump {columns.jump:g}. A field has up to {rows.size:g} × {columns.size:g} pixels, of which up to "
+            f"{most[0]} × {most[1]} are read.")
 
 
 def _pointed(view) -> Pointed:
@@ -217,10 +218,11 @@ def _pointed(view) -> Pointed:
 
 
 def _reach(what, unit, field, read, size) -> str:
-    low, high = field
+    start, end = (f"The unit in row {unit}", ",") if what == "row" else (f"in column {unit} it", ".")
     if not read:
-        return f"In {what} {unit} the unit reads no {what} of the picture, only padding."
+        return f"{start} reads no {what} of the picture, only padding{end}"
+    low, high = field
     outside = max(0, -low) + max(0, high - size)
-    beyond = f", {outside:g} of them outside the picture" if outside else ""
+    beyond = f" ({outside:g} lie outside the picture)" if outside else ""
     span = f"{low:g} to {high - 1:g}".replace("-", "−")
-    return f"In {what} {unit} it reads {read:.0f} {what}s, its field is the {high - low:g} from {span}{beyond}."
+    return f"{start} reads {read:.0f} of the {high - low:g} {what}s from {span}{beyond}{end}"

@@ -5,10 +5,11 @@ stack of `Spec`s, which must keep up with a slider, from `Along`. In a plain cha
 found exactly, with their holes; with branches the hull of them is known.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from itertools import islice
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +65,8 @@ def trouble(specs: tuple[Spec, ...], size: int) -> Trouble | None:
         if spec.kind == NONE:
             continue
         if spec.kind == POOL and 2 * spec.padding > spec.kernel:
-            return Trouble(f"Layer {number}: pooling pads by at most half its kernel, so that every window has a unit in "
-                           f"it. A kernel of {spec.kernel} allows {spec.kernel // 2}, not {spec.padding}.",
+            return Trouble(f"Layer {number}: pooling pads by at most half its kernel, so that every window has a unit "
+                           f"in it. A kernel of {spec.kernel} allows {spec.kernel // 2}, not {spec.padding}.",
                            f"padding{number}")
         if spec.kind != UPSAMPLE and spec.span > size + 2 * spec.padding:
             dilated = spec.kind == ATROUS and spec.rate > 1
@@ -140,8 +141,8 @@ PIXEL = receptive.Axis(1, 1, 0.5)
 
 @dataclass
 class Along:
-    """The fields of a map's `units` units along one axis, as `receptive.Axis` has them. ends: a unit, also one beyond the
-    map's edge -> the pixels [low, high) of its field."""
+    """The fields of a map's `units` units along one axis, as `receptive.Axis` has them. ends: a unit, also one beyond
+    the map's edge -> the pixels [low, high) of its field."""
 
     units: int
     jump: float
@@ -189,15 +190,16 @@ def stacked(specs: tuple[Spec, ...], size: int) -> View:
 
 
 def view(module: nn.Module, size: tuple[int, int], depth: int) -> View:
-    """The module's first `depth` levels, or as many as it has. A level is a layer that enlarges the field, or the last."""
+    """The module's first `depth` levels, or as many as it has."""
     layers, parts = _followed(module, size)
-    kept = _worth_showing(layers)
+    chain = _is_chain(module)
+    kept = _worth_showing(layers, chain)
     deepest, kept = len(kept), kept[:depth]
     shapes = [tuple(size), *(layers[i].shape for i in kept)]
     axes = [(PIXEL, PIXEL), *((layers[i].rows, layers[i].columns) for i in kept)]
     labels = [f"{number}  {words(parts[i]) if parts[i] is not None else layers[i].kind}"
               for number, i in enumerate(kept, 1)]
-    if _is_chain(module):
+    if chain:
         ways = tuple(_ways(parts, layers, kept, size, axis) for axis in (0, 1))
         lit, paths = zip(*(_down(each, shapes[-1][axis]) for axis, each in enumerate(ways)), strict=True)
         reads = tuple(map(_reads, ways)) if len(kept) <= LINES_UP_TO else None
@@ -216,16 +218,19 @@ def _followed(module: nn.Module, size):
                     for part, layer in zip(parts, layers, strict=True)]
 
 
-def _worth_showing(layers) -> list[int]:
-    kept, largest = [], (0, 0)
+def _worth_showing(layers, chain: bool) -> list[int]:
+    """Which layers are levels: in a chain those whose map or fields are not those of the level before; with branches
+    those that enlarge the field, or change the jump on the longest way, and the last."""
+    kept, largest, jumps = [], (1, 1), (1, 1)
     for number, layer in enumerate(layers):
-        sizes = layer.rows.size, layer.columns.size
-        if sizes[0] > largest[0] or sizes[1] > largest[1]:
+        sizes, steps = (tuple(getattr(axis, name) for axis in (layer.rows, layer.columns)) for name in ("size", "jump"))
+        longest = all(new >= old for new, old in zip(sizes, largest, strict=True))
+        grown = any(new > old for new, old in zip(sizes, largest, strict=True)) or (longest and steps != jumps)
+        last = layers[kept[-1]] if kept else None
+        new = last is None or (layer.shape, layer.rows, layer.columns) != (last.shape, last.rows, last.columns)
+        if new if chain or number == len(layers) - 1 else grown:
             kept.append(number)
-            largest = max(sizes[0], largest[0]), max(sizes[1], largest[1])
-    last = layers[-1]
-    if (last.shape, last.rows, last.columns) != (layers[kept[-1]].shape, layers[kept[-1]].rows, layers[kept[-1]].columns):
-        kept.append(len(layers) - 1)
+            largest, jumps = tuple(map(max, sizes, largest)), steps
     return kept
 
 
@@ -236,7 +241,7 @@ def words(part: nn.Module) -> str:
     if not hasattr(part, "kernel_size"):
         return type(part).__name__
     kernel, stride, rate = (_pair(getattr(part, name, 1)) for name in ("kernel_size", "stride", "dilation"))
-    kind = {"Conv2d": "conv", "ConvTranspose2d": "transposed", "MaxPool2d": "max pool", "AvgPool2d": "mean pool"}
+    kind = {"Conv2d": "conv", "ConvTranspose2d": "up-conv", "MaxPool2d": "max pool", "AvgPool2d": "mean pool"}
     name = kind.get(type(part).__name__, type(part).__name__)
     parts = [f"{'atrous ' if max(rate) > 1 else ''}{name} {kernel[0]}×{kernel[1]}"]
     parts += [f"stride {stride[0]}"] if max(stride) > 1 else []
@@ -277,7 +282,7 @@ def _reads(ways: list[Tensor]) -> list[list]:
 
 
 def _counts(part: nn.Module, size: int, new: int, axis: int) -> Tensor:
-    """(new, size): how often each unit of the layer's map reads each of the map before, by running it on single ones."""
+    """(new, size): how often each unit of the layer's map reads each of the map before: the layer, on single ones."""
     ones = torch.eye(size)[:, None]
     if isinstance(part, nn.Upsample):
         mode = {"bilinear": "linear"}.get(part.mode, part.mode)
@@ -338,7 +343,7 @@ def _vgg16() -> nn.Module:
 
 
 def _resnet50() -> nn.Module:
-    from torchvision.models import resnet50        # here, for it takes a while to import
+    from torchvision.models import resnet50  # here, for it takes a while to import
 
     return nn.Sequential(*list(resnet50().children())[:-2])
 
