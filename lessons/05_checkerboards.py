@@ -23,7 +23,8 @@ from segviz import draw, layers, metrics
 from segviz.data import Toytown, toytown
 from segviz.training import evaluate, fit, predict
 
-def normed(channels):                # learns several times faster, and does not know about places
+# %%
+def normed(channels):                # rescales each map as a whole: all places alike
     return nn.BatchNorm2d(channels), nn.ReLU()
 
 def network(up, width):
@@ -36,7 +37,7 @@ def network(up, width):
                          up(width, width), *normed(width), up(width, 10))
 
 # %% [markdown]
-# A popular choice for `up` is a transposed convolution with kernel 3 and stride 2. (`padding` and
+# A common choice for `up` is a transposed convolution with kernel 3 and stride 2. (`padding` and
 # `output_padding` make the output exactly twice as large: lesson 4.) Let it train while you read
 # on.
 
@@ -59,9 +60,9 @@ def score_maps(network):
     with torch.no_grad():
         return network.eval()(images)                  # (60, 10, 64, 64)
 
-def show_score(ax, maps, scene, title=None, label=0):
-    chosen = maps[scene, label]
-    return draw.heat(ax, chosen, title, vmin=chosen.min(), vmax=chosen.max())
+def show_score(ax, maps, scene):
+    sky = maps[scene, 0]
+    return draw.heat(ax, sky, vmin=sky.min(), vmax=sky.max())
 
 scores = score_maps(first)
 figure, axes = draw.panels(4, size=2.6, titles=("scene", "its sky score", "scene", "its sky score"))
@@ -337,8 +338,8 @@ assert before["bilinear"] < floor and before["resize"] < 0.1
 # With random weights both transposed convolutions are nearly all checkerboard, evenly overlapped or
 # not. Bilinear weights have none. Resizing has a little: its blocks are stairs.
 #
-# Now train the three, about a quarter of a minute. **Predict:** does training wash the pattern out? Does it
-# come back where there was none?
+# Now train the three: a quarter of a minute or a little more. **Predict:** does training wash the
+# pattern out? Does it come back where there was none?
 
 # %%
 networks["kernel 3"] = first
@@ -398,8 +399,8 @@ assert unevenness(networks["bilinear"][-1]) < unevenness(networks["kernel 4"][-1
 # So it did change, and a bilinear start is no guarantee: nothing holds the sums together, and they
 # have drifted. It is a good place to start from.
 #
-# **Resize, then convolve** is a guarantee, for flat input: whatever its weights, all phases see the
-# same sum.
+# **Resize, then convolve** is a guarantee, for flat input and away from the borders: every output
+# meets *all* weights, so all phases have the same sum, whatever the weights are.
 #
 # **Exercise 4.** Write it.
 
