@@ -14,8 +14,9 @@ from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 import segviz.exercises
+import segviz.layers
 import segviz.metrics
-from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_03, lesson_05
+from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_03, lesson_04, lesson_05
 from segviz.exercises.progress import Progress
 from segviz.layers import linear_to_conv
 
@@ -186,6 +187,55 @@ def _field_in_place(network, image, row, column):
     return sum(channel.abs() for channel in image.grad)
 
 
+def _grid_sampled(values, row, column):
+    height, width = values.shape
+    place = torch.tensor([2 * column / (width - 1) - 1, 2 * row / (height - 1) - 1]).view(1, 1, 1, 2)
+    return F.grid_sample(values[None, None], place, align_corners=True).squeeze()
+
+
+def _tents_over_all(values, row, column):
+    rows = np.maximum(0, 1 - np.abs(np.arange(values.shape[0]) - row))
+    columns = np.maximum(0, 1 - np.abs(np.arange(values.shape[1]) - column))
+    return rows @ values.numpy() @ columns
+
+
+def _down_then_across(values, row, column):
+    y, x = math.floor(row), math.floor(column)
+    y2, x2 = math.ceil(row), math.ceil(column)
+    left = values[y][x].item() * (1 - (row - y)) + values[y2][x].item() * (row - y)
+    right = values[y][x2].item() * (1 - (row - y)) + values[y2][x2].item() * (row - y)
+    return left * (1 - (column - x)) + right * (column - x)
+
+
+def _stamps_by_reading(values, kernel, stride):
+    k, (height, width) = len(kernel), values.shape
+    out = [[0.0] * ((width - 1) * stride + k) for _ in range((height - 1) * stride + k)]
+    for y, x in itertools.product(range(len(out)), range(len(out[0]))):
+        for i, j in itertools.product(range(k), range(k)):
+            row, column = (y - i) / stride, (x - j) / stride
+            if row.is_integer() and column.is_integer() and 0 <= row < height and 0 <= column < width:
+                out[y][x] += float(values[int(row), int(column)] * kernel[i, j])
+    return out
+
+
+def _size_by_torch(n, k, s, p, o, d):
+    try:
+        return nn.ConvTranspose1d(1, 1, k, s, p, o, dilation=d)(torch.zeros(1, 1, n)).shape[-1]
+    except RuntimeError:
+        return 0
+
+
+def _size_by_stamps(n, k, s, p, o, d):
+    last = max(i * s + j * d for i in range(n) for j in range(k))
+    return max(0, last + 1 - 2 * p + o) * (o < max(s, d))
+
+
+def _tent_by_interpolation(stride):
+    size = 2 * stride - stride % 2
+    middle = (size - 1) / 2
+    return np.interp(range(size), [middle - stride, middle, middle + stride], [0, 1, 0])
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -213,6 +263,13 @@ RIGHT = {
                          lambda u, r, j, b: [int(b + u * j - r / 2), int(b + u * j - r / 2) + r]],
     lesson_03.pixels_read: [_read_by_gradient, _read_by_shifts, lambda rates: {sum(w) for w in itertools.product(*[(-r, 0, r) for r in rates])}],
     lesson_03.effective_field: [_field_functional, _field_channel_by_channel, _field_in_place],
+    lesson_04.bilinear_at: [_grid_sampled, _tents_over_all, _down_then_across],
+    lesson_04.stamps: [_stamps_by_reading, lambda v, k, s: F.conv_transpose2d(v[None, None], k[None, None], stride=s)[0, 0],
+                       lambda v, k, s: sum(v[r, c] * F.pad(k, (c * s, (v.shape[1] - 1 - c) * s, r * s, (v.shape[0] - 1 - r) * s))
+                                           for r in range(v.shape[0]) for c in range(v.shape[1]))],
+    lesson_04.transposed_size: [_size_by_torch, _size_by_stamps, lambda *c: float(lesson_04.transposed_size.reference(*c))],
+    lesson_04.bilinear_weights: [lambda s: [min(i + 1, k - i) / s - (1 - s % 2) / 2 / s for k in [2 * s - s % 2] for i in range(k)],
+                                 lambda s: segviz.layers.bilinear_kernel(2 * s - s % 2).sum(0) / s, _tent_by_interpolation],
     lesson_05.overlap_counts: [_counts_from_ones, _counts_by_output, lambda n, k, s: np.bincount([i * s + j for j in range(k) for i in range(n)],
                                minlength=(n - 1) * s + k)],
     lesson_05.even_kernel: [lambda k, s: next(n for n in range(k, k + s) if n % s == 0), lambda k, s: math.ceil(k / s) * s,
