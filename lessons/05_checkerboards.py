@@ -247,7 +247,8 @@ figure, axes = draw.panels(2, size=3, titles=("sky score", "its spectrum"))
 show_score(axes[0], scores, 6)
 logs = torch.fft.fftshift(energy.clamp(min=1e-3).log10())                # frequency 0 in the middle
 draw.heat(axes[1], logs, vmin=logs.quantile(0.3), vmax=logs.max())
-axes[1].plot([0, 32, 0], [0, 0, 32], "s", color="white", fillstyle="none", markersize=10);
+axes[1].plot([0, 32, 0], [0, 0, 32], "s", color="red", fillstyle="none", markersize=10,
+             clip_on=False);
 
 # %% [markdown]
 # The bright cross is the scene: slow changes in the middle, edges along its arms. At the three boxes
