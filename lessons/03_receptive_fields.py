@@ -156,7 +156,7 @@ with torch.device("meta"):                   # no memory for weights: only shape
     resnet = nn.Sequential(*list(resnet50().children())[:-2])
 stages = [layer for layer in receptive.theoretical(vgg, 224) if layer.kind == "MaxPool2d"]
 fc6 = receptive.theoretical(vgg, 224)[-1]
-for layer in stages + [fc6]:
+for layer in [*stages, fc6]:
     print(f"{layer.kind:<10} map {layer.shape[0]:3}   size {layer.size:3}   "
           f"jump {layer.jump}")
 assert (stages[-1].size, fc6.size) == (212, 404)
@@ -308,7 +308,7 @@ explorer
 
 # %%
 def ways(depth):
-    """How many ways lead from each pixel of the field to the unit: `depth` 3-convolutions."""
+    """How many ways lead from each pixel of the field to the unit, `depth` layers up."""
     line, kernel = (torch.ones(1, 1, n, dtype=torch.double) for n in (1, 3))
     for _ in range(depth):
         line = nn.functional.conv1d(line, kernel, padding=2)
@@ -518,7 +518,8 @@ for name, curve in curves.items():
     within = [share for d, share in curve.items() if d <= reach]
     beyond = [share for d, share in curve.items() if d > reach]
     assert sum(within) / len(within) > 0.9 and set(beyond) == {0.5}
-    print(f"{name:<7} within reach {sum(within) / len(within):.3f}   beyond {beyond[0]:.3f}")
+    mean = sum(within) / len(within)
+    print(f"{name:<7} within reach {mean:.3f}   beyond {beyond[0]:.3f}")
 
 # %% [markdown]
 # *Exactly* 0.5? Yes. Our test pictures are twins: each is drawn once with the pump and once with
@@ -596,8 +597,7 @@ assert across / down > 1.2
 # %%
 from segviz.data import Toytown
 
-scenes, val = (Toytown(split, 64, length=n) for split, n in (("train", 400), ("val", 100)))
-scenes = TensorDataset(*map(torch.stack, zip(*[scenes[i] for i in range(400)])))
+scenes, val = Toytown("train", 64, length=400), Toytown("val", 64, length=100)
 results = {}
 for rates in ((1, 1, 1, 1, 1), RATES["far"]):
     torch.manual_seed(0)
