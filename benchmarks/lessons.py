@@ -32,8 +32,12 @@ SHOWN = {                     # words that mark a cell of a lesson -> the pictur
     "00": {"rows=3": "fcn8s_on_toytown.png", "for ax, wanted": "fcn8s_learning.png"},
     "01": {"draw.instances(": "five_questions.png"},
     "02": {'("the scene", "car?"': "everywhere.png"},
+    "03": {'ylabel="share right"': "evidence_out_of_reach.png"},
 }
-EXPLORERS = {"01": "scores_explorer.png", "02": "sliding_explorer.png"}
+EXPLORERS = {
+    "01": "scores_explorer.png", "02": "sliding_explorer.png", "03": "receptive_explorer.png",
+    "04": "upsampling_explorer.png", "05": "checkerboard_explorer.png",
+}
 
 
 def executed(lesson: Path, folder: Path) -> tuple[nbformat.NotebookNode, float]:

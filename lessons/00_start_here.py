@@ -228,9 +228,9 @@ exercises.class_shares.check(class_shares)
 # | 0 | **Start here** | can I train one? | *this one* |
 # | 1 | **What segmentation is** | what is a good answer, and how is it measured? | ready |
 # | 2 | **A fully connected layer is a convolution** | how does a classifier learn to say *where*? | ready |
-# | 3 | Receptive fields | how far does an answer look? | to come |
-# | 4 | Making maps larger | how does a small map become a picture again? | to come |
-# | 5 | Checkerboards | why do learned pictures have a grain? | to come |
+# | 3 | **Receptive fields** | how far does an answer look? | ready |
+# | 4 | **Making maps larger** | how does a small map become a picture again? | ready |
+# | 5 | **Checkerboards** | why do learned pictures have a grain? | ready |
 # | 6 | FCN and skips | what do early layers know that late ones have forgotten? | to come |
 # | 7 | Deconvolution networks | can pooling be undone? | to come |
 # | 8 | U-Net | how does detail come back? | to come |
