@@ -1,13 +1,14 @@
 """How fast the explorers answer, in a real browser, beside the bare round trip to the kernel in the same run.
 
-    python benchmarks/explorers.py [--events 100]
+    python benchmarks/explorers.py [--events 100] [--only scores,receptive] [--nagle off]
 
-Milliseconds from a slider's input event until the canvas is drawn ("drawn"), and until the animation frame
-that shows it ("shown"). "floor" is a label alone: a number goes to the kernel and comes back into a text.
-"kernel" are states that the browser does not have, "browser" states that it has. Each is measured with the
-server's Nagle delay on (Jupyter's default) and off (the course's own server); the three widgets take turns,
-so that all meet the same moments of the machine. Bars: kernel p95 at most 40 ms, or at most 1.3 x the floor;
-browser p95 at most 20 ms, shown. Writes data/results/explorers.json.
+Milliseconds from a control's input event until the canvas is drawn ("drawn"), and until the animation frame that shows
+it ("shown"). "floor" is a label alone: a number goes to the kernel and comes back into a text. "kernel" are states that
+the browser does not have: before each timed move another control is moved anywhere, untimed. "browser" are states that
+it has: the same way back. "point" are places of a local point, which need no state. Each is measured with the server's
+Nagle delay on (Jupyter's default) and off (the course's own server); floor and explorers take turns, so that all meet
+the same moments of the machine. Bars: kernel p95 at most 40 ms, or at most 1.3 x the floor; browser and point p95 at
+most 20 ms, shown. Writes data/results/explorers.json, unless only some are measured.
 """
 
 import argparse
@@ -37,13 +38,12 @@ PACKAGES = (
     "numpy",
     "playwright",
 )
-EXPLORERS = ("scores", "sliding")
 GAP = 70  # ms between events: quicker than the 100 ms beyond which Nagle's delay hides
 
-CELLS = ["""
+FIRST = """
 import anywidget, torch, traitlets
 from segviz.data import toytown
-from segviz.widgets import ScoresExplorer, SlidingExplorer
+from segviz.widgets import *
 torch.set_num_threads(1)
 
 class Floor(anywidget.AnyWidget):
@@ -59,27 +59,34 @@ class Floor(anywidget.AnyWidget):
     def _(self, change):
         self.answer = change.new
 
-Floor()""", """
+Floor()"""
+
+# name: (the cell that makes it, the label of its local point or "")
+EXPLORERS = {
+    "scores": ("""
 scene = toytown.scene(0)
-ScoresExplorer(scene.image, scene.mask, toytown.CLASSES, disturb="pole")""", """
+ScoresExplorer(scene.image, scene.mask, toytown.CLASSES, disturb="pole")""", ""),
+    "sliding": ("""
 torch.manual_seed(0)
 classifier = torch.nn.Sequential(                     # a window of 32 pixels, one answer every 8
     torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
     torch.nn.Conv2d(16, 32, 4), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
     torch.nn.Conv2d(32, 32, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Conv2d(32, 3, 2))
-backdrop = scene.image.mean((1, 2), keepdim=True)
+backdrop = toytown.scene(0).image.mean((1, 2), keepdim=True)
 
 def place(height, width, row, column):
     image = backdrop.expand(3, height, width).clone()
     image[:, max(row - 6, 0):row + 6, max(column - 9, 0):column + 9] = 0.9
     return image
 
-SlidingExplorer(classifier, place, ("car", "boat", "ground"), 32, 8, largest=96)"""]
+SlidingExplorer(classifier, place, ("car", "boat", "ground"), 32, 8, largest=96)""", ""),
+    "receptive": ("ReceptiveExplorer(toytown.scene(0, 224).image)", "Unit"),
+    "upsampling": ("UpsamplingExplorer()", "Output cell"),
+    "checkerboard": ("CheckerboardExplorer(toytown.scene(0).image.mean(0))", "Output cell"),
+}
 
 # In the page: one event at a time, each timed to the change that it causes.
-# SLIDERS: how many of each explorer's sliders are used: a cell's sliders have too few steps to go far.
-MEASURE = """async ({events, gap}) => {
-    const SLIDERS = [3, 4];
+MEASURE = """async ({events, gap, points}) => {
     const pause = (ms) => new Promise((go) => setTimeout(go, ms));
     const until = (node, done, options) => new Promise((go) => {
         const watch = new MutationObserver(() => {
@@ -98,69 +105,92 @@ MEASURE = """async ({events, gap}) => {
         floor.ask(number);
         return end.then((times) => times.map((time) => time - start));
     };
-    const inputs = (root) => [...root.querySelectorAll('.sv-controls input, .sv-controls select')];
-    const wanted = (root) => inputs(root).map((input) =>
-        input.type === 'range' ? Math.round((input.value - input.min) / input.step)
-        : input.type === 'checkbox' ? Number(input.checked) : input.selectedIndex).join();
-    const move = (root, slider, value) => {
-        const before = root.dataset.drawn;
-        let key = null;
-        // Watched before the event: a state that is here already is drawn within it.
-        const done = () => root.dataset.drawn !== before && root.dataset.key === key;
-        const end = until(root, done, {attributes: true});
-        const start = performance.now();
-        slider.value = value;
-        key = wanted(root);
-        slider.dispatchEvent(new Event('input'));
-        return end
-            .then((times) => times.map((time) => time - start));
-    };
     let seed = 1;
     const random = (below) => { seed = (seed * 16807) % 2147483647; return seed % below; };
-    const far = (slider) => {                           // farther than what is fetched ahead
-        const place = (value) => Math.round((value - slider.min) / slider.step);
-        const steps = place(slider.max), now = place(slider.value);
-        const away = 4 + random(steps - 7);
-        return Number(slider.min) + ((now + away) % (steps + 1)) * slider.step;
+    const placeOf = (input) => input.type === 'range' ? Math.round((input.value - input.min) / input.step)
+        : input.type === 'checkbox' ? Number(input.checked) : input.selectedIndex;
+    const countOf = (input) => input.type === 'range' ? Math.round((input.max - input.min) / input.step) + 1
+        : input.type === 'checkbox' ? 2 : input.options.length;
+    const put = (input, place) => {
+        if (input.type === 'range') input.value = Number(input.min) + place * input.step;
+        else if (input.type === 'checkbox') input.checked = Boolean(place);
+        else input.selectedIndex = place;
+    };
+    const move = async (root, input, place) => {         // null where the event changes nothing
+        const before = root.dataset.drawn;
+        // Watched before the event: a state that is here already is drawn within it.
+        const end = until(root, () => root.dataset.drawn !== before && root.dataset.key === root.dataset.wanted,
+                          {attributes: true});
+        const start = performance.now(), was = placeOf(input);
+        put(input, place);
+        if (placeOf(input) === was) return null;
+        input.dispatchEvent(new Event('input'));
+        return (await end).map((time) => time - start);
     };
     const roots = [...document.querySelectorAll('section.sv')];
-    const found = {floor: [], explorers: roots.map(() => ({kernel: [], browser: []}))};
-    const walked = roots.map(() => []);
+    const inputsOf = (root) => [...root.querySelectorAll('.sv-controls input, .sv-controls select')]
+        .filter((input) => !input.disabled && !input.closest('.sv-control').hidden && countOf(input) > 1);
+    const isLocal = (input, point) => point && (input.getAttribute('aria-label') || '').startsWith(point + ':');
+    const found = {floor: [], explorers: roots.map(() => ({kernel: [], browser: [], point: []}))};
     let asked = 0;
     for (const [i, root] of roots.entries()) {           // one explorer after the other, as a learner uses them
-        for (let n = 1; n <= events; n++) {
+        const seen = new Set(), times = found.explorers[i].kernel;
+        for (let n = 0; times.length < events && n < 4 * events; n++) {
+            const given = inputsOf(root).filter((input) => !isLocal(input, points[i]));
+            const other = given[random(given.length)];
+            await move(root, other, random(countOf(other)));
+            seen.add(root.dataset.key);
+            await pause(gap);
             found.floor.push(await askFloor(++asked));
             await pause(gap);
-            const slider = root.querySelectorAll('input[type=range]')[random(SLIDERS[i])];
-            walked[i].push([slider, slider.value]);
-            found.explorers[i].kernel.push(await move(root, slider, far(slider)));
+            // Farther than what is fetched ahead.
+            const sliders = inputsOf(root).filter((input) => !isLocal(input, points[i]) && input.type === 'range'
+                                                             && countOf(input) >= 8);
+            if (!sliders.length) continue;
+            const slider = sliders[random(sliders.length)], steps = countOf(slider), now = placeOf(slider);
+            const time = await move(root, slider, (now + 4 + random(steps - 7)) % steps);
+            if (time && !seen.has(root.dataset.key)) {
+                times.push(time);
+            }
+            seen.add(root.dataset.key);
             await pause(gap);
+            if (time) {                                  // and back at once: both states are here
+                found.explorers[i].browser.push(await move(root, slider, now));
+                await pause(20 + random(20));
+            }
         }
-        await pause(2000);                               // until what it fetches ahead has come
+        await pause(500);
     }
-    for (let n = 1; n < events; n++)                     // back the same way: all of these have been seen
+    for (let n = 0; n < events; n++)
         for (const [i, root] of roots.entries()) {
-            found.explorers[i].browser.push(await move(root, ...walked[i].at(-n)));
+            const sliders = inputsOf(root).filter((input) => isLocal(input, points[i]));
+            if (!sliders.length) continue;
+            const slider = sliders[random(sliders.length)], steps = countOf(slider);
+            const time = await move(root, slider, (placeOf(slider) + 1 + random(steps - 1)) % steps);
+            if (time) found.explorers[i].point.push(time);
             await pause(20 + random(20));
         }
     return found;
 }"""
 
 
-def measure(events: int, nodelay: bool) -> dict:
+def measure(names: list[str], events: int, nodelay: bool) -> dict:
     with tempfile.TemporaryDirectory() as folder, driving.launched() as browser:
-        cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
+        sources = [FIRST, *(EXPLORERS[name][0] for name in names)]
+        cells = [nbformat.v4.new_code_cell(source) for source in sources]
         metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), Path(folder) / "bench.ipynb")
         with driving.jupyter_lab(folder, nodelay=nodelay) as lab, driving.watched_page(browser) as page:
-            page.set_viewport_size({"width": 1280, "height": 2400})
+            page.set_viewport_size({"width": 1280, "height": 1300 * len(names)})
             driving.open_notebook(page, lab, "bench.ipynb")
             driving.run_all(page)
-            page.wait_for_function("() => document.querySelectorAll('section.sv[data-drawn]').length === 2")
+            page.wait_for_function("n => document.querySelectorAll('section.sv[data-drawn]').length === n",
+                                   arg=len(names))
             page.wait_for_timeout(3000)                   # until what is fetched ahead has come
-            found = page.evaluate(MEASURE, {"events": events, "gap": GAP})
+            points = [EXPLORERS[name][1] for name in names]
+            found = page.evaluate(MEASURE, {"events": events, "gap": GAP, "points": points})
             frames = drag(page)
-    return summary(found) | {"drag_frames_per_second": frames}
+    return summary(names, found) | {"drag_frames_per_second": frames}
 
 
 def drag(page) -> float:
@@ -184,19 +214,18 @@ def quantile(values: list[float], share: float) -> float:
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1)
 
 
-def summary(found: dict) -> dict:
+def summary(names: list[str], found: dict) -> dict:
     def one(pairs):
         drawn, shown = zip(*pairs, strict=True)
         return {"drawn_p50": quantile(drawn, 0.5), "drawn_p95": quantile(drawn, 0.95),
-                "shown_p50": quantile(shown, 0.5), "shown_p95": quantile(shown, 0.95)}
+                "shown_p50": quantile(shown, 0.5), "shown_p95": quantile(shown, 0.95), "events": len(pairs)}
 
     floor = one(found["floor"])
     out = {"floor": floor}
-    for name, times in zip(EXPLORERS, found["explorers"], strict=True):
-        out[name] = {where: one(values) for where, values in times.items()}
-        out[name]["kernel"]["ratio_to_floor"] = {
-            q: round(out[name]["kernel"][q] / floor[q], 2) for q in floor
-        }
+    for name, times in zip(names, found["explorers"], strict=True):
+        out[name] = {where: one(values) for where, values in times.items() if values}
+        kernel = out[name]["kernel"]
+        kernel["ratio_to_floor"] = {q: round(kernel[q] / floor[q], 2) for q in floor if q != "events"}
     return out
 
 
@@ -207,14 +236,16 @@ def processor() -> str:
     return platform.processor()
 
 
+WHERE = {"kernel": "state from the kernel", "browser": "state in the browser", "point": "place of its point"}
+
+
 def show(results: dict) -> None:
     columns = ("drawn_p50", "drawn_p95", "shown_p50", "shown_p95")
     print(" " * 34 + "".join(f"{name.replace('_', ' '):>11}" for name in columns) + "   drawn p95 / floor")
     for delay, run in results["runs"].items():
         rows = {f"{delay}: floor, a label alone": run["floor"]}
-        rows |= {
-            f"  {name}, state from the {where}": row for name in EXPLORERS for where, row in run[name].items()
-        }
+        rows |= {f"  {name}, {WHERE[where]}": row
+                 for name in EXPLORERS for where, row in run.get(name, {}).items()}
         for label, row in rows.items():
             ratio = f"{row['ratio_to_floor']['drawn_p95']:10}" if "ratio_to_floor" in row else ""
             print(label.ljust(34) + "".join(f"{row[name]:11}" for name in columns) + ratio)
@@ -224,7 +255,10 @@ def show(results: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=100)
-    events = parser.parse_args().events
+    parser.add_argument("--only", default=",".join(EXPLORERS), help="names, separated by commas")
+    parser.add_argument("--nagle", choices=("on", "off", "both"), default="both")
+    given = parser.parse_args()
+    names, events = given.only.split(","), given.events
     if reason := driving.why_not():
         sys.exit(reason)
     results = {
@@ -234,11 +268,13 @@ def main() -> None:
         "python": platform.python_version(),
         "events": events,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "runs": {"Nagle on": measure(events, nodelay=False), "Nagle off": measure(events, nodelay=True)},
+        "runs": {f"Nagle {delay}": measure(names, events, nodelay=delay == "off")
+                 for delay in ("on", "off") if given.nagle in (delay, "both")},
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     show(results)
+    if names == list(EXPLORERS) and given.nagle == "both":
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -58,9 +58,10 @@ CELLS = [
     "Explorer(fails_at_three, [Slider('number', 'Number', 0, 8)], title='Fails at three', prepared=False)",
     "Explorer(impossible, [Slider('kernel', 'Kernel', 1, 8)], title='Prepared')",
     "Explorer(ponders, [Slider('depth', 'Depth', 0, 8)], title='Slow', slow=True)",
+    "receptive = ReceptiveExplorer(toytown.scene(0, 64).image)\nreceptive",
     "scores.values",
 ]
-SCORES, SLIDING, FAILING, PREPARED, SLOW = range(5)
+SCORES, SLIDING, FAILING, PREPARED, SLOW, RECEPTIVE = range(6)
 LAST = len(CELLS) - 1
 
 
@@ -123,7 +124,7 @@ def drag(page, handle, start, stop, steps):
 
 def test_lab_shows_the_live_view_and_not_the_picture_beside_it(shown):
     explorer(shown, SCORES)
-    assert shown.locator("section.sv").count() == 5
+    assert shown.locator("section.sv").count() == 6
     assert shown.locator(".jp-OutputArea-output img").count() == 0
 
 
@@ -245,6 +246,60 @@ def test_slow_work_shows_that_it_is_busy_and_passes_over_what_is_no_longer_wante
     assert int(root.get_attribute("data-drawn")) == drawn + 1           # one picture: the last
 
 
+def choose(page, root, name, option):
+    root.get_by_label(name, exact=True).locator("visible=true").select_option(option)
+    page.wait_for_function("root => root.dataset.key === root.dataset.wanted", arg=root.element_handle())
+
+
+def test_pointing_at_a_unit_shows_what_it_reads_at_once(shown):
+    root = explorer(shown, RECEPTIVE)
+    area, key, before = root.locator(".sv-point"), root.get_attribute("data-key"), picture(root)
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    shown.mouse.move(box["x"] + 8.5 / 32 * box["width"], box["y"] + 20.5 / 32 * box["height"])
+    words = root.locator(".sv-readout").inner_text()
+    assert "The unit in row 20 reads 7 of the 13 rows from 14 to 26, in column 8 it reads 7 of the 13" in words
+    assert picture(root) != before and root.get_attribute("data-key") == key       # no new state was needed
+    shown.mouse.move(box["x"] - 5, box["y"] - 5)
+
+
+def test_a_layer_is_built_under_its_tab(shown):
+    root = explorer(shown, RECEPTIVE)
+    before = picture(root)
+    root.get_by_role("tab", name="4: –").click()
+    choose(shown, root, "Kind", "conv")
+    assert picture(root) != before and root.get_by_role("tab", name="4: conv 3×3 /2").is_visible()
+    assert "map 16 × 16, jump 2" in root.locator(".sv-readout").inner_text()
+    before = picture(root)
+    root.get_by_role("tab", name="1: atrous").click()
+    kernel, rate = (root.get_by_role("slider", name=name) for name in ("Kernel", "Rate"))
+    kernel.fill("7")
+    rate.fill("8")                                          # spans 49 of 36 units
+    settled(shown, RECEPTIVE)
+    assert "at rate 8 spread over 49 units, does not fit" in root.locator(".sv-problem:visible").inner_text()
+    root.get_by_role("tab", name="2: atrous").click()       # the control is out of sight: its words are not
+    assert "Layer 1: a kernel of 7" in root.locator(".sv-words").inner_text()
+    root.get_by_role("button", name="Reset").click()
+    settled(shown, RECEPTIVE)
+    assert root.locator(".sv-words").inner_text() == "" and "32 × 32" in root.locator(".sv-readout").inner_text()
+
+
+def test_a_known_network_takes_the_point_along_and_bounds_the_sliders(shown):
+    root = explorer(shown, RECEPTIVE)
+    root.get_by_role("button", name="Reset").click()
+    choose(shown, root, "Network", "VGG16")
+    assert not root.get_by_role("tablist").is_visible()
+    assert "seen from layer 19 of 19" in root.locator(".sv-readout").inner_text()
+    assert "in row 3 reads 224 of the 404 rows" in root.locator(".sv-readout").inner_text()      # still the middle
+    depth = slider(root, "Seen from layer")
+    assert depth.get_attribute("max") == "19"
+    depth.fill("2")
+    settled(shown, RECEPTIVE)
+    assert "in row 115 reads 5 of the 5 rows" in root.locator(".sv-readout").inner_text()
+    choose(shown, root, "Network", "your stack")
+    assert "in row 16 reads 7 of the 13 rows" in root.locator(".sv-readout").inner_text()
+
+
 def test_of_many_wishes_only_the_newest_is_asked_for(page):
     """The browser's side of the protocol by itself: what is sent, given what is wanted and answered."""
     source = (Path(segviz.widgets.__file__).parent / "states.js").read_text(encoding="utf-8")
@@ -330,11 +385,37 @@ def exported(tmp_path_factory):
     exec(SETUP + CELLS[1].rsplit("\n", 1)[0], namespace)
     folder = tmp_path_factory.mktemp("pages")
     namespace["scores"].export_html(folder / "scores.html")
+    scene = namespace["toytown"].scene(0, 64)
+    namespace["ReceptiveExplorer"](scene.image).export_html(folder / "receptive.html")
     kernel = namespace["Slider"]("kernel", "Kernel", 1, 8)
     namespace["Explorer"](namespace["impossible"], [kernel], title="Prepared").export_html(
         folder / "prepared.html"
     )
     return folder
+
+
+def test_the_receptive_fields_page_works_alone(exported, page):
+    page.goto(f"file://{exported / 'receptive.html'}")
+    root = explorer(page, 0)
+    before = picture(root)
+    box = root.locator(".sv-point").bounding_box()
+    page.mouse.move(box["x"] + 2.5 / 32 * box["width"], box["y"] + 30.5 / 32 * box["height"])
+    assert "in row 30 reads 4 of the 13 rows" in root.locator(".sv-readout").inner_text()
+    assert picture(root) != before
+    before = picture(root)
+    root.get_by_role("tab", name="2: atrous").click()
+    slider(root, "Rate").fill("4")
+    settled(page, 0)
+    assert picture(root) != before and "field has up to 17 × 17" in root.locator(".sv-readout").inner_text()
+    for name, words in (("VGG16", "up to 404 × 404"), ("U-Net", "up to 204 × 204")):
+        choose(page, root, "Network", name)
+        assert words in root.locator(".sv-readout").inner_text()
+    slider(root, "Seen from layer").fill("3")
+    settled(page, 0)
+    assert "U-Net, seen from layer 3 of 26" in root.locator(".sv-readout").inner_text()
+    assert root.locator(".sv-words").inner_text() == ""     # what gave way, a rate of your stack, is not in sight
+    choose(page, root, "On the picture", "number of paths")
+    assert (exported / "receptive.html").stat().st_size < 6_000_000 and page.errors == []
 
 
 @pytest.mark.parametrize("width", [360, 1000])

@@ -111,8 +111,8 @@ def test_three_atrous_layers_leave_holes_in_the_first_picture(explorer):
     assert field[3].here(16, 16).boxes == [(10, 10, 23, 23)]
     assert "up to 13 × 13 pixels, of which up to 7 × 7 are read" in state.readout
     words = state.pointed["unit"].here(16, 2)
-    assert words == ("The unit in row 16 reads 7 of the 13 rows from 10 to 22, in column 2 it reads 5 of the 13 columns "
-                     "from −4 to 8 (4 lie outside the picture).")
+    assert words == ("The unit in row 16 reads 7 of the 13 rows from 10 to 22, "
+                     "in column 2 it reads 5 of the 13 columns from −4 to 8 (4 lie outside the picture).")
 
 
 def test_plain_layers_grow_slowly_and_strides_multiply(explorer):

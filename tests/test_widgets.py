@@ -461,6 +461,18 @@ def test_a_page_is_filled_from_the_present_state_outwards():
     assert keys[1:3] == ["2,1,1,4", "2,0,0,4"]           # those of few values first
 
 
+def test_a_page_leaves_out_what_a_hidden_control_would_not_change():
+    def compute(kind, spare, number):
+        return State([], f"{kind} {spare} {number}", hidden=("spare",) if kind == "a" else ("number",))
+
+    controls = [Choice("kind", "Kind", ("a", "b")), Slider("spare", "Spare", 0, 2, group="1"),
+                Slider("number", "Number", 0, 2)]
+    text = Explorer(compute, controls, prepared=False).export_html()
+    traits = json.loads(re.search(r'type="application/json">(.*)</script>', text).group(1))
+    states, _ = unpacked(base64.b64decode(traits["_prepared"]))
+    assert list(states) == ["0,0,0", "1,0,0", "0,0,1", "0,0,2", "1,1,0", "1,2,0"]
+
+
 # --- what follows a local point
 
 

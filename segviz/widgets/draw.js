@@ -4,7 +4,7 @@ const GAP = 28, NARROW = 236, TALLEST = 420, BAR_ROW = 22;
 // Lines drawn at most; px for the bracket below, for labels at the left, and the width from which they stand there.
 const CHAIN = { most: 400, below: 26, gutter: 218, beside: 620 };
 const FONT = { title: "600 13px", caption: "12px", bar: "12px", strong: "600 12px" };
-const CLEAR = 254, VOID = 255;
+const CLEAR = 254, VOID = 255, RASTERS = 12;
 const ROLES = ["ink", "muted", "line", "accent", "error", "paper", "mark"];
 
 function themeOf(element) {
@@ -125,6 +125,19 @@ function raster(layer, buffers, w, h, scale, theme) {
   return image;
 }
 
+// What stays as it is while a point moves need not be made again; the last few are enough.
+const rasters = new Map();
+function rasterOf(layer, buffers, w, h, scale, theme) {
+  if (layer.data.bytes) return raster(layer, buffers, w, h, scale, theme);
+  const kept = rasters.get(layer);
+  if (kept && kept.image.width === w && kept.image.height === h && kept.theme === theme) return kept.image;
+  const image = raster(layer, buffers, w, h, scale, theme);
+  rasters.delete(layer);
+  rasters.set(layer, { image, theme });
+  if (rasters.size > RASTERS) rasters.delete(rasters.keys().next().value);
+  return image;
+}
+
 let scratch = null;
 function drawPicture(ctx, layer, buffers, to, theme) {
   const [rows, cols] = layer.data.shape, box = layer.box || [0, 0, cols, rows], scale = ctx.getTransform().a;
@@ -136,7 +149,7 @@ function drawPicture(ctx, layer, buffers, to, theme) {
   scratch ??= document.createElement("canvas");
   if (scratch.width < w) scratch.width = w;
   if (scratch.height < h) scratch.height = h;
-  const pixels = raster(layer, buffers, w, h, scale, theme);
+  const pixels = rasterOf(layer, buffers, w, h, scale, theme);
   scratch.getContext("2d", { willReadFrequently: true }).putImageData(pixels, 0, 0);
   ctx.globalAlpha = layer.opacity;
   ctx.drawImage(scratch, 0, 0, w, h, x / scale, y / scale, (right - x) / scale, (bottom - y) / scale);

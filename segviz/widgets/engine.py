@@ -114,14 +114,16 @@ class Explorer(anywidget.AnyWidget):
         """One HTML page that works with no kernel and fetches nothing; written to `path` where one is given.
 
         It holds up to 2000 states: the present one, then every one with one control changed, then with two, and
-        so on, pairs of few values first; where a changed control is hidden the state is left out, for it is there
-        without that change. Other settings go to the nearest of these, and say so. The places of local points are
+        so on; first controls under no tab, and pairs of few values. Where a changed control is hidden the state is
+        left out, for it is there without that change. Other settings go to the nearest of these, and say so. The places of local points are
         in every state.
         """
-        states = {}
+        states, hidden = {}, {}
         for key, nearer in islice(self._page_keys(), 10 * PAGE_STATES):
-            if all(other in states and name not in states[other][0]["hidden"] for other, name in nearer):
+            same = next((other for other, name in nearer if name in hidden[other]), None)
+            if same is None:
                 states[key] = self._packable(key)
+            hidden[key] = states[key][0]["hidden"] if same is None else hidden[same]
             if len(states) == PAGE_STATES:
                 break
         text = page(self, pack(states), *self._paper())
@@ -205,10 +207,14 @@ class Explorer(anywidget.AnyWidget):
         the keys that have one change less, and the name of the control that is not changed there."""
         sizes, now = self._sizes(), self._shared(self.places)
         names = [control.name for control in self._given for _ in control.sizes]
+        tabbed = [bool(control.group) for control in self._given for _ in control.sizes]
         others = [[at for at in range(size) if at != now[i]] for i, size in enumerate(sizes)]
+
+        def late(numbers):
+            return sum(tabbed[i] for i in numbers), prod(len(others[i]) for i in numbers)
+
         for count in range(len(sizes) + 1):
-            some = combinations(range(len(sizes)), count)
-            for changed in sorted(some, key=lambda numbers: prod(len(others[i]) for i in numbers)):
+            for changed in sorted(combinations(range(len(sizes)), count), key=late):
                 for values in product(*(others[i] for i in changed)):
                     places = list(now)
                     for i, at in zip(changed, values, strict=True):

@@ -73,7 +73,8 @@ class ReceptiveExplorer(Explorer):
 
     @lru_cache(maxsize=8)                            # noqa: B019 - as many as there are input sizes
     def _pixels(self, size) -> Tensor:
-        return F.interpolate(self.picture[None], size, mode="area")[0]
+        smaller = size[0] <= self.picture.shape[1]
+        return F.interpolate(self.picture[None], size, mode="area" if smaller else "bilinear")[0]
 
     def _seen(self, network, shown, depth, **layers) -> State:
         hidden = [name for name in layers if network != YOURS]
