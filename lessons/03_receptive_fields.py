@@ -239,14 +239,16 @@ print(f"stride 1: field {fine.size}, map {fine.shape[0]}    "
 def atrous(*rates):
     return nn.Sequential(*[conv(3, dilation=rate) for rate in rates])
 
-for rates in ((2, 2, 2), (1, 2, 4), (1, 2, 3)):
+for rates in ((2, 2, 2), (1, 2, 4)):
     seen = poke(atrous(*rates))
     print(seen, rates, "reads", seen.count("█"), "of", len(seen.strip("·")))
 
 # %% [markdown]
 # Rates 2, 2, 2: a field of 13 pixels, and every second one is never looked at, whatever the
-# weights. This is **gridding**. Rates 1, 2, 4 see all of a field of 15. In two dimensions gridding
-# is worse:
+# weights. This is **gridding**. Rates 1, 2, 4 see all of a field of 15.
+#
+# In two dimensions gridding is worse. **Predict:** behind layers of rates 1 and 2 a unit sees 7 × 7
+# pixels without a hole. How large may the third rate be? Is 7 too much? Is 9?
 
 # %%
 from segviz import draw
@@ -254,14 +256,22 @@ from segviz import draw
 def atrous2d(*rates):
     return nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=r, dilation=r) for r in rates])
 
-figure, axes = draw.panels(3, size=2.4)
-for ax, rates in zip(axes, ((2, 2, 2), (1, 2, 4), (1, 2, 5)), strict=True):
-    read = receptive.reads(atrous2d(*rates), 21, (10, 10))
-    side = receptive.theoretical(atrous2d(*rates), 21)[-1].size
-    draw.heat(ax, read, f"rates {rates}: {read.sum() / side**2:.0%} of {side} × {side}")
-assert receptive.reads(atrous2d(2, 2, 2), 21, (10, 10)).sum() == 7**2
+def share_read(*rates, size=27):
+    read = receptive.reads(atrous2d(*rates), size, (size // 2, size // 2))
+    side = receptive.theoretical(atrous2d(*rates), size)[-1].size
+    return read, f"rates {rates}: {read.sum() / side**2:.0%} of {side} × {side}"
+
+figure, axes = draw.panels(3, size=2.5)
+for ax, rates in zip(axes, ((2, 2, 2), (1, 2, 7), (1, 2, 9)), strict=True):
+    draw.heat(ax, *share_read(*rates))
+assert share_read(1, 2, 7)[0].sum() == 21**2
+assert share_read(2, 2, 2)[0].sum() == 7**2 and share_read(1, 2, 9)[0].sum() == 21**2
 
 # %% [markdown]
+# The third layer lays three copies of that 7 × 7 square side by side, its rate apart. Up to 7 they
+# touch. From 8 on there are gaps between them. So a rate may be as large as the field below it, and
+# no larger.
+#
 # The field's *size* is not the whole truth: it says how far a unit sees, not that it sees
 # everything on the way.
 #
@@ -321,7 +331,7 @@ figure, axes = draw.panels(3, size=2.2)
 for ax, depth in zip(axes, (2, 8, 32), strict=True):
     counts = ways(depth)
     ax.axis("on")
-    ax.fill_between(range(-depth, depth + 1), counts / counts.max(), step="mid")
+    ax.bar(range(-depth, depth + 1), counts / counts.max(), width=1)
     ax.set(title=f"{depth} layers, field {2 * depth + 1}", yticks=[], xlabel="place")
 
 # %% [markdown]
@@ -587,6 +597,20 @@ assert across / down > 1.2
 # beacon stands. Training has moved the effective field to the evidence. It can, as far as the
 # theoretical field lets it.
 #
+# The explorer knows your networks, too. **Predict:** choose "near, trained" and "far, trained", on
+# the picture the effective field, and point at units on and off the sprite. For which of them is
+# the beacon inside the box?
+
+# %%
+questions = {f"{name}, trained": nn.Sequential(networks[name], car_or_boat)
+             for name in ("far", "near")}
+trained = ReceptiveExplorer(twins[0][0], networks=questions,
+                            effective={name: twins[0][:2] for name in questions})
+row, column = (twins[1][0] < 2).nonzero()[0].tolist()
+trained.set(network="far, trained", shown="effective field", unit=(row, column))
+trained
+
+# %% [markdown]
 # ## Is larger always better?
 #
 # > **Myth or measured?** *"The larger the receptive field, the better the segmentation."* In the
