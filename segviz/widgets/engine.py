@@ -115,8 +115,8 @@ class Explorer(anywidget.AnyWidget):
 
         It holds up to 2000 states: the present one, then every one with one control changed, then with two, and
         so on; first controls under no tab, and pairs of few values. Where a changed control is hidden the state is
-        left out, for it is there without that change. Other settings go to the nearest of these, and say so. The places of local points are
-        in every state.
+        left out, for it is there without that change. Other settings go to the nearest of these, and say so. The
+        places of local points are in every state.
         """
         states, hidden = {}, {}
         for key, nearer in islice(self._page_keys(), 10 * PAGE_STATES):

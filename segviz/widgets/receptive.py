@@ -25,6 +25,7 @@ NO_EFFECT = {                                        # controls that a kind of l
 START = [stacks.Spec(stacks.ATROUS, 3, 1, 2, 2)] * 3 + [stacks.Spec(stacks.NONE, 3, 2, 1, 2)] * 2
 DEEPEST = 30                                         # levels of a network that the slider reaches
 PRESET_SIZE = 224                                    # pixels: what VGG16 and ResNet-50 were trained on
+LAST = "What is shown is the last setting that could be shown."
 MEASURED = 8                                         # effective fields are measured at 8 x 8 units at most
 
 
@@ -85,14 +86,14 @@ class ReceptiveExplorer(Explorer):
                                  for part in NO_EFFECT[spec.kind])]
             tabs = {str(number): f"{number}: {_tab(spec)}" for number, spec in enumerate(specs, 1)}
             if trouble := stacks.trouble(specs, self.size):
-                return State([], trouble.words, trouble.words, trouble.control, hidden=tuple(hidden), tabs=tabs)
+                return State([], LAST, trouble.words, trouble.control, hidden=tuple(hidden), tabs=tabs)
             view = stacks.stacked(specs, self.size)
         else:
             tabs, view = {}, self._view(network, DEEPEST if shown == EFFECTIVE else depth)
         shared = {"hidden": tuple(hidden), "tabs": tabs, "bounds": {"depth": (view.deepest,)},
                   "disabled": ("depth",) if shown == EFFECTIVE else ()}
         if problem := self._not_shown(network, shown, view):
-            return State([], problem, problem, "shown", **shared)
+            return State([], LAST, problem, "shown", **shared)
         panels = [self._side(network, view), self._on_the_picture(network, shown, view), _output(view), _growth(view)]
         return State(panels, _readout(network, view), pointed={"unit": _pointed(view)}, **shared)
 

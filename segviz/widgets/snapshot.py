@@ -1,6 +1,7 @@
 """The same panels drawn by matplotlib: for print, and for viewers that show no widgets."""
 
 import math
+import textwrap
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +16,8 @@ from segviz.widgets.panels import CLEAR, VOID, Bars, Chain, Panel, State
 COLOURS = {"ink": "#1f2430", "muted": "#5b6270", "line": "#dfe2e8", "accent": "#0b62c4", "error": "#b3261e",
            "paper": "#ffffff", "mark": "#d6004b"}
 WIDTH = 3.3                              # inches a panel
+CAPTION = 52                             # letters that fit under it
+MOST_LINES = 400                         # between the levels of a chain
 
 
 def figure(state: State, points: dict, title: str = "") -> Figure:
@@ -64,7 +67,7 @@ def _draw_panel(ax, panel: Panel, points: dict) -> None:
     rows, columns = panel.extent()
     if not any(isinstance(layer, (Bars, Chain)) for layer in panel.layers):
         ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], aspect="equal")
-        ax.set_xlabel(panel.caption, fontsize=8, color=COLOURS["muted"], wrap=True)
+        ax.set_xlabel(textwrap.fill(panel.caption, CAPTION), fontsize=8, color=COLOURS["muted"])
         ax.spines[:].set_visible(False)
     for layer in _plain_layers(panel.layers, points):
         DRAW[type(layer).__name__](ax, layer)
@@ -92,8 +95,9 @@ def _indexed(ax, layer) -> None:
     if type(layer).__name__ == "LabelMap" and (layer.data == VOID).any():
         _stripes(ax, layer.data == VOID, layer, "#6b6b6b")
     if getattr(layer, "legend", ""):
+        low, high = ("dark", "bright") if layer.palette[0].sum() < layer.palette[-1].sum() else ("bright", "dark")
         ax.set_xlabel(
-            f"{layer.legend}: {layer.low:g} (dark) to {layer.high:g} (bright)\n{ax.get_xlabel()}".strip(),
+            f"{layer.legend}: {layer.low:g} ({low}) to {layer.high:g} ({high})\n{ax.get_xlabel()}".strip(),
             fontsize=8,
             color=COLOURS["muted"],
         )
@@ -163,34 +167,47 @@ def _text(ax, layer) -> None:
 
 
 def _bars(ax, layer) -> None:
-    places = np.arange(len(layer.rows))
+    places, size = np.arange(len(layer.rows)), min(8, 110 / len(layer.rows))
     values = [0.0 if math.isnan(row.value) else row.value for row in layer.rows]
     ax.barh(
         places, [layer.maximum if row.label else 0 for row in layer.rows], color=COLOURS["line"], height=0.45
     )
     ax.barh(places, values, color=[_colour(row.colour) for row in layer.rows], height=0.45)
     for place, row in ((place, row) for place, row in zip(places, layer.rows, strict=True) if row.label):
-        ax.text(layer.maximum * 1.03, place, row.text, va="center", fontsize=8, color=COLOURS["ink"])
+        ax.text(layer.maximum * 1.03, place, row.text, va="center", fontsize=size, color=COLOURS["ink"])
         if row.reference is not None:
             ax.plot([row.reference] * 2, [place - 0.36, place + 0.36], color=COLOURS["ink"], linewidth=1.5)
     ax.set_box_aspect(1)
-    ax.set_yticks(places, [row.label for row in layer.rows], fontsize=8)
+    ax.set_yticks(places, [row.label for row in layer.rows], fontsize=size)
     ax.tick_params(length=0)
     ax.set(ylim=(len(places) - 0.5, -0.5), xlim=(0, 1.22 * layer.maximum), xticks=[])
     ax.spines[:].set_visible(False)
 
 
+def _spokes(layer) -> list:
+    """The lines from each unit that is lit to those that it reads."""
+    pairs = [(height, above, unit, below) for height, (below, above) in
+             enumerate(zip(layer.levels, layer.levels[1:], strict=False)) if above.reads
+             for a, b in above.lit[layer.unit] for unit in range(a, b)]
+    return [[(above.start + unit * above.jump, height + 0.78), (below.start + read * below.jump, height + 0.22)]
+            for height, above, unit, below in pairs for read in above.reads[unit]]
+
+
 def _chain(ax, layer) -> None:
     left, right = layer.extent()
     for height, level in enumerate(layer.levels):
-        first, wide = level.start - level.jump / 2, 0.86 * level.jump
+        first, gap = level.start - level.jump / 2, min(0.14 * level.jump, 0.002 * (right - left))
         lit = {u for a, b in level.lit[layer.unit] for u in range(a, b)}
         if lit:
             hull = first + min(lit) * level.jump, (max(lit) + 1 - min(lit)) * level.jump
             ax.broken_barh([hull], (height - 0.3, 0.6), color=COLOURS["accent"], alpha=0.2, linewidth=0)
-        for shown, colour in ((set(range(level.size)) - lit, "line"), (lit, "accent")):
-            cells = [(first + u * level.jump + 0.07 * level.jump, wide) for u in shown]
+        top = height == len(layer.levels) - 1
+        for shown, colour in ((set(range(level.size)) - lit, "line"), (lit, "mark" if top else "accent")):
+            cells = [(first + u * level.jump + gap / 2, level.jump - gap) for u in shown]
             ax.broken_barh(cells, (height - 0.22, 0.44), color=COLOURS[colour], linewidth=0)
+    lines = _spokes(layer)
+    if len(lines) <= MOST_LINES:
+        ax.add_collection(LineCollection(lines, colors=COLOURS["accent"], linewidths=0.6, alpha=0.7))
     start, end = layer.fields[layer.unit]
     ax.plot([max(start, left), min(end, right)], [-0.5] * 2, color=COLOURS["mark"], linewidth=1.5)
     ax.text((max(start, left) + min(end, right)) / 2, -0.62, f"{end - start:g} px", ha="center", va="top",
