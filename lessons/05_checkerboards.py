@@ -160,7 +160,7 @@ def middle(k, s, layers_=1):
 print("kernel   ", *range(1, 9))
 for s in (1, 2, 3, 4):
     even = [len(middle(k, s).unique()) == 1 for k in range(1, 9)]
-    assert even == [k % s == 0 for k in range(1, 9)]
+    assert even == [layers.is_even(k, s) for k in range(1, 9)]         # k % s == 0
     print(f"stride {s}: ", *("■" if yes else "·" for yes in even))
 
 # %% [markdown]
@@ -221,6 +221,9 @@ sums
 # %%
 kernel = layers.bilinear_kernel(4)
 [kernel[r::2, c::2].sum().item() for r in (0, 1) for c in (0, 1)]
+
+# %% [markdown]
+# So do some kernels that the stride does *not* divide:
 
 # %%
 small = torch.tensor([0.5, 1, 0.5])                    # kernel 3, stride 2

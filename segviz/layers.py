@@ -197,16 +197,16 @@ def overlap(size: int, kernel_size: int, stride: int, layers: int = 1) -> Tensor
     return paths.flatten()
 
 
-def is_even(kernel_size: int, stride: int, layers: int = 1) -> bool:
+def is_even(kernel_size: int, stride: int) -> bool:
     """Whether `overlap` is the same everywhere away from the borders: whether the stride divides the kernel size.
 
     One layer reaches outputs 0, s, 2s, ... with the kernel's taps 0, s, 2s, ..., outputs 1, s + 1, ... with the taps
-    1, s + 1, ..., and so on; these are equally many only where s divides k (Odena, Dumoulin, Olah 2016). More `layers`
+    1, s + 1, ..., and so on; these are equally many only where s divides k (Odena, Dumoulin, Olah 2016). More layers
     of the same kind change nothing. If s divides k, each makes an even map of an even one. If not, the last layer
     gives more paths to some of those s sets of outputs than to others, whatever the layers before it did.
     """
-    if min(kernel_size, stride, layers) < 1:
-        raise ValueError(f"expected whole numbers from 1 up; got {kernel_size}, {stride} and {layers}.")
+    if min(kernel_size, stride) < 1:
+        raise ValueError(f"expected whole numbers from 1 up; got {kernel_size} and {stride}.")
     return kernel_size % stride == 0
 
 

@@ -151,7 +151,7 @@ def test_is_even_by_counting():
         size = 2 * taps + 2                            # so many that the middle sees no border
         paths, period = stacked_by_torch(size, taps, stride, layers), stride**layers
         middle = paths[(len(paths) - period) // 2 :][:period]
-        assert is_even(taps, stride, layers) == bool((middle == middle[0]).all()), (taps, stride, layers)
+        assert is_even(taps, stride) == bool((middle == middle[0]).all()), (taps, stride, layers)
     with pytest.raises(ValueError, match="whole numbers from 1 up"):
         is_even(0, 2)
 
