@@ -166,7 +166,8 @@ assert (stages[-1].size, fc6.size) == (212, 404)
 #
 # ResNet-50 (2015) has blocks with two ways, a bypass and three convolutions (1 × 1, 3 × 3, 1 × 1).
 # The longer way counts. **Predict:** in the first block of a stage one of the three has a stride of
-# 2. In the paper it is the first 1 × 1, in torchvision the 3 × 3. Whose field is larger?
+# 2. In the authors' own model it is the first 1 × 1, in torchvision the 3 × 3. Whose field is
+#    larger?
 
 # %%
 def deepest(network):
@@ -180,9 +181,9 @@ assert (as_in_torchvision, deepest(resnet)) == (427, 483)
 as_in_torchvision, deepest(resnet)
 
 # %% [markdown]
-# The paper's: its 3 × 3 already steps over the smaller map. Two networks of one name, and 56 pixels
-# between them. (torchvision's variant, often called v1.5, looks at more of the map in its strided
-# layer, and is a little more accurate.)
+# The authors': its 3 × 3 already steps over the smaller map. Two networks of one name, and 56
+# pixels between them. (torchvision's variant, often called v1.5, looks at more of the map in its
+# strided layer, and is a little more accurate.)
 #
 # Is all that true? A gradient is a poke at all pixels at once: where it is not zero, the pixel
 # matters. With positive weights nothing can cancel. Here is a network with two ways.
@@ -349,8 +350,8 @@ width(8), width(32)
 
 # %% [markdown]
 # In two dimensions, and with real weights: the **effective receptive field** is the size of the
-# gradient, pixel by pixel, averaged over images. Luo et al. (2016) measured it, and found such
-# bells in random and in trained networks.
+# gradient, pixel by pixel, averaged over images. Luo et al. (2016) measured it: a bell in random
+# networks, which training makes larger.
 #
 # **Exercise 4.** Measure it.
 
@@ -367,8 +368,8 @@ exercises.effective_field.check(effective_field)
 # %% [markdown]
 # `receptive.effective` does that for a batch of images and takes the mean;
 # `receptive.effective_size` gives the side of a square with as many pixels as have at least 4.55 %
-# of the peak, which is Luo et al.'s measure. Here are random networks with ReLU, deep ones and one
-# that is wide: a single 11 × 11 layer.
+# of the peak (after Luo et al., who take the value at the centre for the peak). Here are random
+# networks with ReLU, deep ones and one that is wide: a single 11 × 11 layer.
 #
 # **Predict:** five 3 × 3 layers, or one 11 × 11: the theoretical field is 11 × 11 for both. Whose
 # effective one is larger?
@@ -406,9 +407,8 @@ assert sizes[40, 3] / 81 < 0.6 < sizes[10, 3] / 21
 {f"{depth} layers": f"{sizes[depth, 3] / (2 * depth + 1):.0%}" for depth in (5, 10, 20, 40)}
 
 # %% [markdown]
-# One wide layer uses all of its field. Forty layers use a good third of the 81 pixels they could
-# see. Depth makes a field large on paper; what counts stays near the middle. Does training change
-# that?
+# One wide layer uses all of its field. Forty layers use a good third of the width they could see.
+# Depth makes a field large on paper; what counts stays near the middle. Does training change that?
 #
 # ## The evidence out of reach
 #
@@ -686,10 +686,11 @@ for name, curve in curves.items():
 
 # %% [markdown]
 # **Sources.** Araujo, Norris, Sim: *Computing Receptive Fields of Convolutional Neural Networks*,
-# Distill 2019 (the recursion; a table of networks, which counts ResNet-50's 483). Luo, Li, Urtasun,
-# Zemel: *Understanding the Effective Receptive Field in Deep Convolutional Neural Networks*, NIPS
-# 2016 (the gradient as a measure; the bell and its square root). Wang et al.: *Understanding
-# Convolution for Semantic Segmentation*, WACV 2018 (gridding). Simonyan, Zisserman: *Very Deep
-# Convolutional Networks*, ICLR 2015 (VGG16). He et al.: *Deep Residual Learning*, CVPR 2016. Words:
-# receptive field 수용 영역, effective receptive field 유효 수용 영역, stride 스트라이드, dilation 팽창률, atrous
-# convolution 아트러스 합성곱.
+# Distill 2019 (the sizes in closed form; a table, which has 212 for VGG16 and 483 for a third
+# ResNet-50, TF-Slim's, whose strides stand in the last block of a stage). Luo, Li, Urtasun, Zemel:
+# *Understanding the Effective Receptive Field in Deep Convolutional Neural Networks*, NIPS 2016
+# (the gradient as a measure; the bell and its square root). Wang et al.: *Understanding Convolution
+# for Semantic Segmentation*, WACV 2018 (gridding). Simonyan, Zisserman: *Very Deep Convolutional
+# Networks for Large-Scale Image Recognition*, ICLR 2015 (VGG16). He et al.: *Deep Residual Learning
+# for Image Recognition*, CVPR 2016. Words: receptive field 수용 영역, effective receptive field 유효 수용
+# 영역, stride 스트라이드, dilation rate 팽창률, atrous convolution 아트러스 컨볼루션.

@@ -143,9 +143,9 @@ for ax, maps in zip(axes[2:], enlarged.values(), strict=True):
     draw.labels(ax, maps[11].argmax(0))
 
 # %% [markdown]
-# > **Myth or measured?** *"`align_corners` is a detail."* The same numbers, laid elsewhere by up to
-# > half a block, and much of what bilinear had gained over nearest is gone. Neither custom is
-# > wrong. Mixing them is: a mask resized by one and logits by the other do not meet.
+# > **Myth or measured?** *"`align_corners` is a detail."* The same numbers, laid elsewhere by
+# > almost half a block, and much of what bilinear had gained over nearest is gone. Neither custom
+# > is wrong. Mixing them is: a mask resized by one and logits by the other do not meet.
 #
 # Bilinear rounds the stairs. The poles are gone all the same: no line between two numbers brings
 # back what both have forgotten.
@@ -189,7 +189,7 @@ for ax, values in zip(axes, pictures, strict=True):
 
 # %% [markdown]
 # One pixel of 64, and each in its place: dots that trace what was brightest. DeconvNet (lesson 7)
-# puts convolutions between the unpoolings, to fill the space between the dots.
+# puts transposed convolutions between the unpoolings, to fill the space between the dots.
 #
 # ## The transposed convolution: let weights decide
 #
@@ -507,10 +507,10 @@ assert max(change[name] for name in ("pole", "car", "boat")) < min(
 
 # %% [markdown]
 # It has learned what it was told to: cross-entropy fell by more than half. And its label maps are
-# worse. Hardly so for sky, buildings, grass and road; much for poles, cars and boats. Cross-entropy
-# counts every pixel alike, and small things have few. Mean IoU counts every class alike. FCN's
-# authors, in their published code, keep these layers fixed at bilinear. **Learned is not the same
-# as better: measure.**
+# worse. Hardly so for sky, buildings, grass and road; much for cars and boats, some for poles and
+# trees. Cross-entropy counts every pixel alike, and small things have few. Mean IoU counts every
+# class alike. FCN's authors, in their published code, keep these layers fixed at bilinear: they saw
+# no significant difference. **Learned is not the same as better: measure.**
 #
 # ## The failure to take along
 #
@@ -562,10 +562,11 @@ for name, value in rows.items():
 
 # %% [markdown]
 # **Sources.** Dumoulin, Visin: *A guide to convolution arithmetic for deep learning*, 2016 (sizes,
-# zeros between, the transposed matrix). Zeiler, Taylor, Fergus: *Adaptive Deconvolutional
-# Networks*, ICCV 2011, and Zeiler, Fergus: *Visualizing and Understanding Convolutional Networks*,
-# ECCV 2014 (switches). Long, Shelhamer, Darrell: *Fully Convolutional Networks for Semantic
-# Segmentation*, CVPR 2015, section 3.3 (upsampling as backwards convolution), and its published
-# code (the bilinear weights, kept fixed). Noh, Hong, Han: *Learning Deconvolution Network for
-# Semantic Segmentation*, ICCV 2015 (unpooling in a segmentation network). Words: upsampling 업샘플링,
-# bilinear interpolation 쌍선형 보간, unpooling 언풀링, transposed convolution 전치 합성곱.
+# zeros between, the transposed matrix). Zeiler, Taylor, Fergus: *Adaptive Deconvolutional Networks
+# for Mid and High Level Feature Learning*, ICCV 2011, and Zeiler, Fergus: *Visualizing and
+# Understanding Convolutional Networks*, ECCV 2014 (switches). Long, Shelhamer, Darrell: *Fully
+# Convolutional Networks for Semantic Segmentation*, CVPR 2015, section 3.3 (upsampling as backwards
+# convolution), and its published code (the bilinear weights, kept fixed). Noh, Hong, Han: *Learning
+# Deconvolution Network for Semantic Segmentation*, ICCV 2015 (unpooling in a segmentation network).
+# Words: upsampling 업샘플링, bilinear interpolation 쌍선형 보간, unpooling 언풀링, transposed convolution 전치
+# 합성곱.

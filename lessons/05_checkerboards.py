@@ -232,9 +232,9 @@ assert (kernel[::2, ::2].sum() == kernel[1::2, ::2].sum() == 1) and (flat == 1).
 flat
 
 # %% [markdown]
-# > **Myth or measured?** *"To avoid checkerboards the kernel must divide by the stride."* You have
-# > just seen both halves fail. Random weights of kernel 4 make a pattern. The weights ½, 1, ½ of
-# > kernel 3 make none. Even overlap only means that *equal* weights are harmless.
+# > **Myth or measured?** *"To avoid checkerboards the kernel must be divisible by the stride."* You
+# > have just seen both halves fail. Random weights of kernel 4 make a pattern. The weights ½, 1, ½
+# > of kernel 3 make none. Even overlap only means that *equal* weights are harmless.
 
 # %% [markdown]
 # ## A measure
@@ -254,9 +254,9 @@ axes[1].plot([0, 32, 0], [0, 0, 32], "s", color="red", fillstyle="none", markers
              clip_on=False);
 
 # %% [markdown]
-# The bright cross is the scene: slow changes in the middle, edges along its arms. At the three boxes
-# is the grid: frequency 1/2 along the columns, along the rows, and along both. How much of all
-# energy is that?
+# The bright cross is the scene: slow changes in the middle, edges along its arms. At the three
+# boxes is the grid: frequency 1/2 along the columns, along the rows, and along both. How much of
+# all energy is that?
 
 # %%
 step = 64 // 2                                         # entry 32 of 64 is the frequency 1/2
@@ -340,7 +340,8 @@ assert before["bilinear"] < floor and before["resize"] < 0.1
 
 # %% [markdown]
 # With random weights both transposed convolutions are nearly all checkerboard, evenly overlapped or
-# not. Bilinear weights have none. Resizing has a little: its blocks are stairs.
+# not. Bilinear weights have none. Resizing has a little, and that only from the borders, where its
+# convolutions read zeros.
 #
 # Now train the three: a quarter of a minute or a little more. **Predict:** does training wash the
 # pattern out? Does it come back where there was none?
@@ -374,8 +375,8 @@ assert after["kernel 4"] > 2 * max(after["bilinear"], after["resize"])
 # hardly feels it. Kernel 4 is far better than kernel 3, and its grid can still be seen. The other
 # two are about as clean as the truth.
 #
-# > **Myth or measured?** *"A kernel that the stride divides removes checkerboards."* It removes
-# > one cause, uneven overlap. Learned weights are another, and they stay.
+# > **Myth or measured?** *"A kernel that the stride divides removes checkerboards."* It removes one
+# > cause, uneven overlap. Learned weights are another, and they stay.
 
 # %% [markdown]
 # Why does the bilinear one stay clean, though it was free to change? Look at the four sums of its
@@ -551,8 +552,8 @@ assert metrics.checkerboard(winners, 2) > 0.999
 winners[0, 0, :4, :4].int()
 
 # %% [markdown]
-# > **Myth or measured?** *"Checkerboards come from the decoder."* They come from every layer with a
-# > stride. Downwards they are in the gradients: in which pixels a network learns from, and in every
+# > **Myth or measured?** *"Checkerboards come from the decoder."* Any layer with a stride can make
+# > them. Downwards they are in the gradients: in which pixels a network learns from, and in every
 # > picture that is made by following gradients.
 
 # %% [markdown]
@@ -569,9 +570,9 @@ for k, scene in enumerate((4, 6)):
 
 # %% [markdown]
 # No grid. But poles, cars and lane markings are gone, and what had corners is round. Is that for
-# want of training? **Predict:** take the *truth*, shrink
-# it to 8 × 8 places (in each place the share of every class), and make it large again, as smoothly
-# as can be. How much of a pole comes back?
+# want of training? Remember the true shares of lesson 4: in each of 8 × 8 places the share of every
+# class, made large again as smoothly as can be. No network that answers once in 8 × 8 pixels can
+# know more. **Predict:** how much of a pole comes back?
 
 # %%
 perfect = F.interpolate(F.avg_pool2d(truth, 8), scale_factor=8, mode="bilinear")
@@ -588,9 +589,9 @@ assert max(thin) < 0.25 and best[names.index("sky")] > 0.85
 assert metrics.mean_iou(counts) < 0.75
 
 # %% [markdown]
-# Little, and of the markings nothing. A network that knew all about its 8 × 8 places, and upsampled without a fault,
-# would still lose poles and markings: they are thinner than what one place can say. Upsampling
-# makes a map *large*. It cannot bring back what the poolings have dropped.
+# Little, and of the markings nothing. A network that knew all about its 8 × 8 places, and upsampled
+# without a fault, would still lose poles and markings: they are thinner than what one place can
+# say. Upsampling makes a map *large*. It cannot bring back what the poolings have dropped.
 #
 # But the network still had it, a few layers earlier, before it pooled. **Lesson 6: FCN and skips.**
 #
@@ -603,8 +604,8 @@ assert metrics.mean_iou(counts) < 0.75
 # - The pattern can be measured: the share of the variance that repeats with the stride, in the
 #   spectrum or by phase.
 # - Learned kernels keep a pattern, even with kernel 4 and stride 2. A bilinear start has none and
-#   keeps nearly none; to resize first rules it out over flat input.
-# - Going down, layers with a stride leave the same pattern in the gradients.
+#   keeps nearly none; to resize first rules it out, away from the borders.
+# - Going down, layers with a stride can leave the same pattern in the gradients.
 
 # %%
 results = {name: evaluate(n, val) for name, n in networks.items()}
@@ -622,6 +623,6 @@ assert results["resize"].mean_iou > results["kernel 3"].mean_iou
 # (uneven overlap in one and two dimensions, stacked layers, resize-convolution, gradients). Aitken
 # et al.: *Checkerboard artifact free sub-pixel convolution*, 2017 (random weights as a cause of
 # their own, and initial weights without the pattern). Long, Shelhamer, Darrell: *Fully
-# Convolutional Networks for Semantic Segmentation*, CVPR 2015, section 3.3 (upsampling that starts
-# bilinear). Words: checkerboard artifact 체커보드 아티팩트, transposed convolution 전치 합성곱, overlap 겹침,
-# frequency 주파수, spectrum 스펙트럼.
+# Convolutional Networks for Semantic Segmentation*, CVPR 2015, sections 4.2 and 4.3 (upsampling
+# that starts bilinear). Words: checkerboard artifact 체커보드 아티팩트, transposed convolution 전치 합성곱,
+# overlap 겹침, frequency 주파수, spectrum 스펙트럼.

@@ -69,7 +69,7 @@ def transposed_size(
     """How many outputs a transposed convolution makes of `size` inputs, along one axis.
 
     (size - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1. Dumoulin, Visin 2016,
-    chapter 4. A convolution of that stride makes the same size of `stride` different ones; `output_padding` says
+    chapter 4 (there without dilation). A convolution of that stride makes the same size of `stride` different ones; `output_padding` says
     which of them to go back to. Without it only every `stride`-th size can be had.
     Raises ValueError where torch has no such layer either: settings out of range, an `output_padding` that is not below
     the stride or the dilation, no output left.
@@ -211,10 +211,11 @@ def is_even(kernel_size: int, stride: int) -> bool:
 
 
 class ResizeConv(nn.Module):
-    """Makes a map larger by resizing it, and only then convolves: no checkerboard. Odena, Dumoulin, Olah 2016.
+    """Makes a map larger by resizing it, and only then convolves: no checkerboard, away from the borders.
+    Odena, Dumoulin, Olah 2016.
 
     (B, in_channels, H, W) -> (B, out_channels, H * scale, W * scale). kernel_size: odd, so that the convolution keeps
-    the size. mode: "nearest" (theirs) or "bilinear".
+    the size. mode: "nearest" (what worked best for them) or "bilinear".
     """
 
     def __init__(

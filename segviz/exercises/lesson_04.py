@@ -349,7 +349,7 @@ def _two_dimensional(stride):
     mistakes={
         "For an even stride the top of the tent lies *between* two pixels: the middle of 4 pixels is 1.5.": _top_on_a_pixel,
         "You made the weights add up to one. Each *output* must get weights that add up to one: the whole kernel adds up to the stride.": _adds_up_to_one,
-        "Your tent falls to zero over half the kernel. It must do so over one stride, which is a little more.": _too_steep,
+        "Your tent falls to zero over half the kernel. It must do so over one stride, which is a little more for an odd stride.": _too_steep,
         "Your tent is zero at its ends. The zeros lie one stride from the top, outside the kernel.": _from_zero,
         "You scaled the highest weight to one. For an even stride no pixel lies at the top.": _highest_is_one,
         "Your kernel is 2 * stride long. For an odd stride it is one shorter, with its top on a pixel.": _one_longer,

@@ -132,7 +132,7 @@ def _bilinear_size(k, s):
         "Where s divides k already, k itself is the answer.": _always_one_more,
         "You took the nearest multiple of s. It may lie below k: round up.": _nearest,
         "k % s is what k has too much, not what it lacks to the next multiple.": _rest_added,
-        "Even overlap, not an even number: with stride 3 the kernel must divide by 3.": _next_even_number,
+        "Even overlap, not an even number: with stride 3 the kernel must be divisible by 3.": _next_even_number,
         "A kernel that is as large as the stride leaves no hole, but its overlap need not be even.": _stride_itself,
         "The least common multiple divides by s, but k has no need to divide it: it is often too large.": _common_multiple,
         "That is the size of a bilinear kernel. Asked for: the smallest one from k up with even overlap.": _bilinear_size,

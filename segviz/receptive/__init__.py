@@ -2,8 +2,8 @@
 
 `theoretical` follows every operator that a module runs (on tensors without content, so that nothing is computed),
 and keeps for each unit of each map the first and the last pixel that it reads, along rows and columns apart. The
-recursion for one convolution is that of Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural
-networks", Distill; here it is kept per unit, so that it stays exact where maps are made larger. `reads` walks the same
+recursion for one convolution is equivalent to that of Araujo, Norris, Sim 2019, "Computing receptive fields of
+convolutional neural networks", Distill; here it is kept per unit, so that it stays exact where maps are made larger. `reads` walks the same
 operators back from one unit, and finds single pixels, holes left out. `effective` asks the gradient instead (Luo, Li,
 Urtasun, Zemel 2016, "Understanding the effective receptive field in deep convolutional neural networks").
 

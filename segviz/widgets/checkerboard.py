@@ -196,7 +196,7 @@ def _row(s: Setting, paths) -> Panel:
             Where("at", "column", hit),
         ],
         "Where stamps overlap they are added." if s.transposed else
-        "Each value is repeated, then read by a kernel: every output reads as many values as the next.",
+        "Each value is repeated, then read by a kernel: every output reads as many of the repeated values as the next.",
         size=(floor + 1.1, SHOWN),
         wide=True,
     )
