@@ -197,7 +197,7 @@ def drag(page) -> float:
     """Pictures a second while a real mouse drags the first slider to and fro for three seconds."""
     root = page.locator("section.sv").first
     root.scroll_into_view_if_needed()
-    box = root.locator("input[type=range]").first.bounding_box()
+    box = root.locator("input[type=range]:visible").first.bounding_box()
     y, before = box["y"] + box["height"] / 2, int(root.get_attribute("data-drawn"))
     page.mouse.move(box["x"] + 2, y)
     page.mouse.down()

@@ -118,8 +118,9 @@ class ReceptiveExplorer(Explorer):
         picture = Image(self._pixels((height, width)), opacity=1.0 if shown == FIELD else 0.4)
         rows, columns = view.read
         if shown == FIELD:
-            veils = [Outer(*(_hull(read) for read in view.read), "unit", colours="gray", clear=1, opacity=0.35),
-                     Outer(rows > 0, columns > 0, "unit", colours="gray", clear=1, opacity=0.5)]
+            veils = [Outer(rows > 0, columns > 0, "unit", colours="gray", clear=1, opacity=0.5 if view.holes else 0.65)]
+            if view.holes:
+                veils.append(Outer(*map(_hull, view.read), "unit", colours="gray", clear=1, opacity=0.35))
             return Panel("The picture, and the unit's field", [picture, *veils, box],
                          "Box: the field. Bright: the pixels that are read. Dark inside the box: holes."
                          if view.holes else "Box: the field, as far as it lies on the picture.")

@@ -191,16 +191,14 @@ def stacked(specs: tuple[Spec, ...], size: int) -> View:
 
 def view(module: nn.Module, size: tuple[int, int], depth: int) -> View:
     """The module's first `depth` levels, or as many as it has."""
-    layers, parts = _followed(module, size)
-    chain = _is_chain(module)
-    kept = _worth_showing(layers, chain)
+    layers, parts, kept, ways = _followed(module, size)
     deepest, kept = len(kept), kept[:depth]
     shapes = [tuple(size), *(layers[i].shape for i in kept)]
     axes = [(PIXEL, PIXEL), *((layers[i].rows, layers[i].columns) for i in kept)]
     labels = [f"{number}  {words(parts[i]) if parts[i] is not None else layers[i].kind}"
               for number, i in enumerate(kept, 1)]
-    if chain:
-        ways = tuple(_ways(parts, layers, kept, size, axis) for axis in (0, 1))
+    if ways:
+        ways = tuple(each[:depth] for each in ways)
         lit, paths = zip(*(_down(each, shapes[-1][axis]) for axis, each in enumerate(ways)), strict=True)
         reads = tuple(map(_reads, ways)) if len(kept) <= LINES_UP_TO else None
         return View(tuple(size), shapes, labels, axes, lit, reads, paths, deepest)
@@ -210,12 +208,15 @@ def view(module: nn.Module, size: tuple[int, int], depth: int) -> View:
 
 @lru_cache(maxsize=32)
 def _followed(module: nn.Module, size):
-    """The module's layers, and for each the module that it is, or None for a function's."""
+    """The module's layers; for each the module that it is, or None for a function's; which layers are levels; and of a
+    chain, for rows and columns, the ways from each level to the one before."""
     layers = receptive.theoretical(module, size)
     modules = dict(module.named_modules())
     parts = [modules[layer.name] for layer in layers]
-    return layers, [part if type(part).__name__ == layer.kind else None
-                    for part, layer in zip(parts, layers, strict=True)]
+    parts = [part if type(part).__name__ == layer.kind else None for part, layer in zip(parts, layers, strict=True)]
+    chain = _is_chain(module)
+    kept = _worth_showing(layers, chain)
+    return layers, parts, kept, tuple(_ways(parts, layers, kept, size, axis) for axis in (0, 1)) if chain else None
 
 
 def _worth_showing(layers, chain: bool) -> list[int]:
@@ -363,7 +364,7 @@ def _large_fov() -> nn.Module:
 
 # name: (what makes it, a word of caution)
 KNOWN = {
-    "VGG16": (_vgg16, "As FCN has it: fully connected layers as convolutions of 7×7 and 1×1, padded to keep the size."),
+    "VGG16": (_vgg16, "Its FC layers as convolutions of 7×7 and 1×1, as in FCN; here padded to keep the size."),
     "ResNet-50": (_resnet50, "Layers that enlarge the field, along the longest branch."),
     "U-Net": (_unet, "The longest path, down and up again, without the skips; unpadded, as in the paper."),
     "DeepLab LargeFOV": (_large_fov, "VGG16 with 3×3 pools, two of them of stride 1, then rates 2 and 12."),
