@@ -69,8 +69,8 @@ def transposed_size(
     """How many outputs a transposed convolution makes of `size` inputs, along one axis.
 
     (size - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1. Dumoulin, Visin 2016,
-    chapter 4 (there without dilation). A convolution of that stride makes the same size of `stride` different ones; `output_padding` says
-    which of them to go back to. Without it only every `stride`-th size can be had.
+    chapter 4 (there without dilation). A convolution of that stride makes the same size of `stride` different ones;
+    `output_padding` says which of them to go back to. Without it only every `stride`-th size can be had.
     Raises ValueError where torch has no such layer either: settings out of range, an `output_padding` that is not below
     the stride or the dilation, no output left.
     """

@@ -3,9 +3,10 @@
 `theoretical` follows every operator that a module runs (on tensors without content, so that nothing is computed),
 and keeps for each unit of each map the first and the last pixel that it reads, along rows and columns apart. The
 recursion for one convolution is equivalent to that of Araujo, Norris, Sim 2019, "Computing receptive fields of
-convolutional neural networks", Distill; here it is kept per unit, so that it stays exact where maps are made larger. `reads` walks the same
-operators back from one unit, and finds single pixels, holes left out. `effective` asks the gradient instead (Luo, Li,
-Urtasun, Zemel 2016, "Understanding the effective receptive field in deep convolutional neural networks").
+convolutional neural networks", Distill; here it is kept per unit, so that it stays exact where maps are made larger.
+`reads` walks the same operators back from one unit, and finds single pixels, holes left out. `effective` asks the
+gradient instead (Luo, Li, Urtasun, Zemel 2016, "Understanding the effective receptive field in deep convolutional
+neural networks").
 
 Coordinates are pixels of the input; pixel i covers [i, i + 1).
 
@@ -82,11 +83,10 @@ def effective(module: nn.Module, images: Tensor, position: tuple[int, int]) -> T
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise ValueError(f"images are float (B, C, H, W), but got {images.dtype} of shape {tuple(images.shape)}")
     with evaluating(module), torch.inference_mode(False), torch.enable_grad():
-        state = {name: value.detach() for name, value in [*module.named_parameters(), *module.named_buffers()]}
         total = torch.zeros(images.shape[-2:], dtype=images.dtype, device=images.device)
         for image in images.detach():
             pixels = image[None].clone().requires_grad_()
-            output = said(module, pixels, lambda x: torch.func.functional_call(module, state, (x.clone(),)))
+            output = said(module, pixels, lambda x: module(x.clone()))
             _check_position(output, position)
             unit = output[:, :, position[0], position[1]].sum()
             if unit.requires_grad:
