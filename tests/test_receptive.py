@@ -440,6 +440,45 @@ def test_the_module_stays_as_it_was():
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
 
 
+class Remembering(nn.Module):
+    """Writes into a buffer, puts another in a second one's place, makes a third, and keeps its map."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 3), None
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        self.last = self.conv(x)
+        self.calls += 1
+        self.mean = 0.9 * self.mean + 0.1 * self.last.mean((0, 2, 3))
+        if not hasattr(self, "ramp"):
+            self.register_buffer("ramp", torch.arange(self.last.shape[3]) * 1.0)
+        return self.last + self.ramp
+
+
+@pytest.mark.parametrize("ask", [
+    lambda net: receptive.theoretical(net, 8),
+    lambda net: receptive.reads(net, 8, (1, 1)),
+    lambda net: receptive.effective(net, torch.rand(1, 3, 8, 8), (1, 1)),
+], ids=["theoretical", "reads", "effective"])  # fmt: skip
+def test_what_the_forward_writes_is_undone(ask):
+    net = Remembering()
+    ask(net)
+    assert net.last is None and {*dict(net.named_buffers())} == {"calls", "mean"}
+    assert net.calls == 0 and torch.equal(net.mean, torch.zeros(4))
+    shared = nn.Conv2d(3, 3, 3)
+    net = nn.Sequential(shared, nn.ReLU(), shared)
+    weight = shared.weight
+    ask(net)
+    assert shared.weight is weight and next(iter(net.parameters())) is weight and weight.requires_grad
+    with pytest.raises(ValueError, match="lazy layers without weights"):
+        ask(nn.Sequential(nn.LazyConv2d(4, 3)))
+    with pytest.warns(), pytest.raises(ValueError, match="the module that it was made from"):
+        ask(torch.jit.script(nn.Sequential(nn.Conv2d(3, 1, 3))))
+
+
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 def test_it_works_where_gradients_are_off(mode):
     net, images = nn.Conv2d(1, 1, 3), torch.rand(1, 1, 6, 6)

@@ -82,7 +82,7 @@ def effective(module: nn.Module, images: Tensor, position: tuple[int, int]) -> T
     """
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise ValueError(f"images are float (B, C, H, W), but got {images.dtype} of shape {tuple(images.shape)}")
-    with evaluating(module), torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(module):
         total = torch.zeros(images.shape[-2:], dtype=images.dtype, device=images.device)
         for image in images.detach():
             pixels = image[None].clone().requires_grad_()

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -128,7 +129,7 @@ def followed(module: nn.Module, input_size, in_channels: int | None) -> tuple[Tr
     channels = in_channels or next((part.in_channels for part in convolutions), 3)
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     trace = Trace()
-    with evaluating(module), torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.inference_mode(False), torch.no_grad(), evaluating(module), FakeTensorMode(allow_non_fake_inputs=True):
         pixels = torch.empty((1, channels, *size), dtype=like.dtype, device=like.device)
         trace.start(pixels)
         hooks = [hook for name, each in module.named_modules() for hook in _told(trace, name, each)]
@@ -157,17 +158,26 @@ def _told(trace: Trace, name: str, module: nn.Module):
 
 
 class evaluating:
-    """As a context: the module in evaluation mode, every part back in its own mode afterwards."""
+    """As a context: the module in evaluation mode, with copies for its buffers. Afterwards every part has its own
+    attributes back, mode and buffers among them, whatever the forward wrote."""
 
     def __init__(self, module: nn.Module):
-        self.module, self.modes = module, [(part, part.training) for part in module.modules()]
+        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+            raise ValueError("a compiled ScriptModule cannot be looked into: give the module that it was made from")
+        if any(isinstance(each, UninitializedTensorMixin) for each in [*module.parameters(), *module.buffers()]):
+            raise ValueError("the module has lazy layers without weights yet: run it once on images, then ask again")
+        self.module, self.before = module, [(vars(part), dict(vars(part))) for part in module.modules()]
 
     def __enter__(self):
         self.module.eval()
+        for now, _ in self.before:
+            buffers = now["_buffers"].items()
+            now["_buffers"] = {name: each if each is None else each.detach().clone() for name, each in buffers}
 
     def __exit__(self, *_):
-        for part, mode in self.modes:
-            part.training = mode
+        for now, before in self.before:
+            now.clear()
+            now.update(before)
 
 
 def said(module: nn.Module, pixels: Tensor, run):

@@ -71,10 +71,6 @@ class Layer:
         return rows if rows == columns else (rows, columns)
 
 
-def plain(number) -> Number:
-    return int(number) if number == int(number) else float(number)
-
-
 def summary(line: Line, units: int) -> Axis:
     """The summary of the fields of a map's first `units` units."""
     alone = [part for part in line.parts if all(part.of(unit) == line.of(unit) for unit in range(units))]
