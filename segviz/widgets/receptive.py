@@ -49,10 +49,11 @@ class ReceptiveExplorer(Explorer):
         self._views = {}
         self.inputs = {name: tuple(effective[name].shape[-2:]) if name in effective else self.picture.shape[-2:]
                        for name in self.networks}
-        tops = [self._view(name, DEEPEST) for name in self.networks]
+        # All at once: following a network takes too long for a slider that waits behind it.
+        tops = [self._view(name, DEEPEST) for name in (*stacks.KNOWN, *self.networks)]
         self.effective = {name: Measured(self.networks[name], images, self._view(name, DEEPEST).shape)
                           for name, images in effective.items()}
-        most = [max([PRESET_SIZE, *(max(view.shapes, key=lambda s: s[i])[i] for view in tops)]) for i in (0, 1)]
+        most = [max(shape[axis] for view in tops for shape in view.shapes) for axis in (0, 1)]
         shown = (FIELD, PATHS, EFFECTIVE) if effective else (FIELD, PATHS)
         controls = [
             Choice("network", "Network", (YOURS, *stacks.KNOWN, *self.networks)),
