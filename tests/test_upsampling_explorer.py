@@ -173,10 +173,10 @@ def test_steps_put_one_value_after_the_other(explorer):
         values = VALUES[:3, :3].flatten().clone()
         values[step:] = 0
         expected = F.conv_transpose2d(values.view(1, 1, 3, 3), weight, stride=2, padding=1)[0, 0]
-        for view in (SCATTER, MATRIX):
+        for view, things in ((SCATTER, "stamps have fallen"), (MATRIX, "input values are put")):
             state = explorer.state(step=step, view=view)
             assert torch.equal(output_digits(state, {"method": TRANSPOSED, "padding": 1}), expected)
-            assert f"{step} of 9 input values put" in state.readout and state.bounds["step"] == (10,)
+            assert f"{step} of 9 {things}" in state.readout and state.bounds["step"] == (10,)
     seen = digits(first(explorer.state(step=7, view=ZEROS).panels[2], Text))
     assert sorted(seen) == [(1, column) for column in range(1, 6)] + [(2, 1), (2, 2)]      # the first 7 of 25
 
@@ -256,12 +256,14 @@ def test_the_page_steps_follows_the_pointer_and_changes_method(page_file, page, 
     page.wait_for_selector("section.sv[data-drawn]")
     root = page.locator("section.sv")
     step = root.get_by_role("slider", name="Step")
-    assert "5 of 9 input values put" in said(root) and step.get_attribute("max") == "9"
+    assert "9 of 9 stamps have fallen" in said(root) and step.get_attribute("max") == "9"
     before = picture(root)
     step.focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("() => document.querySelector('.sv-readout').textContent.includes('0 of 9')")
+    assert picture(root) != before
     page.keyboard.press("End")
     page.wait_for_function("() => document.querySelector('.sv-readout').textContent.includes('9 of 9')")
-    assert picture(root) != before
 
     area = root.locator(".sv-point")
     area.scroll_into_view_if_needed()

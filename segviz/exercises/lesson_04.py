@@ -14,9 +14,10 @@ TITLE = "Making maps larger"
 
 def _corners(values, row, column):
     """The four entries around a place, and how far across and down it lies between them."""
-    top, left = min(int(row), len(values) - 2), min(int(column), values.shape[1] - 2)
-    block = values[top : top + 2, left : left + 2]
-    return *block.flatten(), row - top, column - left
+    top, left = int(row), int(column)
+    bottom, right = min(top + 1, values.shape[0] - 1), min(left + 1, values.shape[1] - 1)
+    corners = values[top, left], values[top, right], values[bottom, left], values[bottom, right]
+    return *corners, row - top, column - left
 
 
 def _nearest_entry(values, row, column):
@@ -66,8 +67,8 @@ def _maps() -> list[tuple]:
     generator = torch.Generator().manual_seed(1)
     maps = [torch.rand(shape, generator=generator) * 10 for shape in ((4, 5), (3, 3), (2, 6))]
     return [
-        (maps[0], 1.25, 2.6), (maps[0], 2.0, 0.5), (maps[1], 0.7, 1.0), (maps[0], 3.0, 4.0), (maps[2], 0.1, 4.75),
-        (maps[1], 2.0, 0.3), (maps[2], 0.4, 5.0),
+        (torch.tensor([[0.0, 40.0], [20.0, 100.0]]), 0.6, 0.25), (maps[0], 1.25, 2.6), (maps[0], 2.0, 0.4),
+        (maps[1], 0.7, 1.0), (maps[2], 0.1, 4.75), (maps[0], 3.0, 4.0), (maps[1], 2.0, 0.3), (maps[2], 0.4, 5.0),
     ]
 
 
@@ -93,7 +94,7 @@ def _maps() -> list[tuple]:
         "You rounded the place down and took that entry.": _upper_left_entry,
     },
     praise="Three straight lines, at places that are whole numbers, too.",
-    advice="At a whole row and column the answer is the entry itself, and in the last row and column there is no next one.",
+    advice="At a whole row and column the answer is the entry itself; in the last row and column there is no next one.",
     tolerance=1e-4,
 )
 def bilinear_at(values, row, column):
@@ -168,7 +169,8 @@ def _small_maps() -> list[tuple]:
         return torch.randint(-9, 10, shape, generator=generator).float()
 
     sizes = ((3, 3, 3, 2), (2, 4, 2, 1), (2, 2, 3, 3), (1, 3, 4, 2), (3, 2, 2, 3))
-    return [(numbers(h, w), numbers(k, k), stride) for h, w, k, stride in sizes]
+    cases = [(numbers(h, w), numbers(k, k), stride) for h, w, k, stride in sizes]
+    return [*cases, (numbers(2, 3) / 4, numbers(3, 3) / 8, 2)]
 
 
 @exercise(
@@ -243,6 +245,22 @@ def _output_padding_twice(n, k, s, p, o, d):
     return _or_zero((n - 1) * s - 2 * p + d * (k - 1) + 2 * o + 1, s, o, d)
 
 
+def _as_the_lesson_has_it(n, k, s, p, o, d):
+    return (n - 1) * s + k - 2 * p + o
+
+
+def _output_padding_unchecked(n, k, s, p, o, d):
+    return max(0, _never_zero(n, k, s, p, o, d))
+
+
+def _one_too_generous(n, k, s, p, o, d):
+    return 0 if o > max(s, d) else max(0, _never_zero(n, k, s, p, o, d))
+
+
+def _forgotten_twice(n, k, s, p, o, d):
+    return (n - 1) * s - 2 * p + d * (k - 1) + 1
+
+
 def _never_zero(n, k, s, p, o, d):
     return (n - 1) * s - 2 * p + d * (k - 1) + o + 1
 
@@ -264,7 +282,7 @@ def _nothing_left_is_fine(n, k, s, p, o, d):
     ),
     cases=lambda: [
         (4, 3, 2, 1, 0, 1), (4, 3, 2, 1, 1, 1), (4, 3, 2, 1, 2, 1), (5, 4, 2, 1, 0, 1), (3, 3, 3, 2, 2, 2), (6, 2, 1, 0, 1, 2),
-        (1, 1, 2, 1, 0, 1), (2, 5, 4, 0, 3, 3), (1, 3, 1, 1, 1, 1), (2, 2, 2, 2, 0, 1),
+        (1, 1, 2, 1, 0, 1), (2, 5, 4, 0, 3, 3), (5, 3, 2, 1, 3, 1), (1, 3, 1, 1, 1, 1), (2, 2, 2, 2, 0, 1),
     ],
     mistakes={
         "That is the formula of a *convolution*, which goes the other way.": _of_a_convolution,
@@ -275,11 +293,16 @@ def _nothing_left_is_fine(n, k, s, p, o, d):
         "Only the gaps grow: a kernel of 3 with dilation 2 covers 5 outputs, not 6.": _kernel_times_dilation,
         "output_padding is missing.": _without_output_padding,
         "output_padding counts once: it is added at one end only.": _output_padding_twice,
+        "That is the formula above, without the dilation, and without the layers that cannot exist.": _as_the_lesson_has_it,
+        "output_padding is missing, and so are the layers that cannot exist: 0.": _forgotten_twice,
+        "A layer whose output_padding is not below the larger of stride and dilation cannot exist: 0.": _output_padding_unchecked,
+        "output_padding must be *below* the larger of stride and dilation. As large as it is one too many.": _one_too_generous,
         "The numbers are right. But some of these layers cannot exist: there 0 was asked for.": _never_zero,
         "output_padding may be as large as the stride, if the dilation is larger still.": _stride_alone_decides,
         "A layer whose output has no pixel left cannot exist either: 0.": _nothing_left_is_fine,
     },
     praise="Now you can tell before you run which sizes a decoder will make.",
+    advice="The arguments are, in order: size, kernel, stride, padding, output_padding, dilation.",
 )
 def transposed_size(size, kernel, stride, padding, output_padding, dilation):
     """How many outputs along one axis; 0 where such a layer cannot exist: output_padding not below the larger of
@@ -298,8 +321,12 @@ def _tent(stride, size=None, middle=None, width=None):
     return [max(0.0, 1 - abs(i - middle) / width) for i in range(size)]
 
 
-def _top_on_a_pixel(stride):
+def _top_on_the_pixel_before(stride):
     return _tent(stride, middle=stride - 1)
+
+
+def _top_on_the_pixel_after(stride):
+    return _tent(stride, middle=(2 * stride - stride % 2) // 2)
 
 
 def _adds_up_to_one(stride):
@@ -313,7 +340,7 @@ def _too_steep(stride):
 
 def _from_zero(stride):
     size = 2 * stride - stride % 2
-    return [1 - abs(i - (size - 1) / 2) / ((size - 1) / 2 or 1) for i in range(size)]
+    return [1 - abs(i - (size - 1) / 2) / ((size - 1) / 2) for i in range(size)]
 
 
 def _highest_is_one(stride):
@@ -345,9 +372,10 @@ def _two_dimensional(stride):
         "From the middle the tent falls in a straight line, to zero over a distance of one stride.",
         "size = 2 * stride - stride % 2; [1 - abs(i - (size - 1) / 2) / stride for i in range(size)]",
     ),
-    cases=lambda: [(3,), (2,), (4,), (1,), (5,), (8,)],
+    cases=lambda: [(3,), (2,), (4,), (5,), (8,)],
     mistakes={
-        "For an even stride the top of the tent lies *between* two pixels: the middle of 4 pixels is 1.5.": _top_on_a_pixel,
+        "For an even stride the top of the tent lies *between* two pixels: the middle of 4 pixels is 1.5, not 1.": _top_on_the_pixel_before,
+        "The middle of 4 pixels, numbered from 0, is 1.5, not 2: for an even stride the top lies between two pixels.": _top_on_the_pixel_after,
         "You made the weights add up to one. Each *output* must get weights that add up to one: the whole kernel adds up to the stride.": _adds_up_to_one,
         "Your tent falls to zero over half the kernel. It must do so over one stride, which is a little more for an odd stride.": _too_steep,
         "Your tent is zero at its ends. The zeros lie one stride from the top, outside the kernel.": _from_zero,

@@ -53,7 +53,7 @@ class UpsamplingExplorer(Explorer):
         controls = [
             Choice("method", "Method", METHODS, method),
             Choice("view", "View", VIEWS, view),
-            Slider("step", "Step", 0, MOST_STEPS, value=5),
+            Slider("step", "Step", 0, MOST_STEPS, value=9),
             Slider("size", "Input size", 2, len(VALUES), value=3),
             Slider("stride", "Stride, or scale", 1, 4, value=2),
             Slider("kernel", "Kernel", 1, 5, value=3),
@@ -62,7 +62,7 @@ class UpsamplingExplorer(Explorer):
             Slider("dilation", "Dilation", 1, 2),
             Choice("weights", "Weights", WEIGHTS),
             Toggle("align_corners", "Align corners"),
-            Point("at", "Output cell", panel=2, rows=28, columns=28, value=(2, 2), hover=True, local=True),
+            Point("at", "Cell, border included", panel=2, rows=28, columns=28, value=(2, 2), hover=True, local=True),
         ]
         super().__init__(lambda **values: _state(Setting(**values)), controls,
                          title="Making maps larger, number by number", **options)
@@ -82,7 +82,7 @@ def _state(s: Setting) -> State:
         return State([], "There is no such layer.", problem=str(error), problem_at=at, hidden=hidden)
     panels = {NEAREST: _looked_up, BILINEAR: _looked_up, UNPOOLING: _unpooled, SCATTER: _scattered,
               ZEROS: _convolved, MATRIX: _multiplied}[s.way](s)
-    things = "output cells computed" if s.way == ZEROS else "input values put"
+    things = {ZEROS: "output cells are computed", SCATTER: "stamps have fallen"}.get(s.way, "input values are put")
     words += f"{s.done} of {s.count} {things}."
     said = Pointed(cells=_cells(s, s.said))
     bounds = {"step": (math.ceil(s.count / s.pace) + 1,)}
