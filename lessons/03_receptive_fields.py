@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 3 · Receptive fields
 #
-# *40 minutes. You will find out, by hand and then for any network, which pixels an answer can
+# *50 minutes. You will find out, by hand and then for any network, which pixels an answer can
 # depend on, and which of them really count. Then you will build three networks that are asked a
 # question whose answer lies just out of their sight. Builds on lesson 2.*
 
