@@ -305,7 +305,7 @@ exercises.pixels_read.check(pixels_read)
 from segviz.data import toytown
 from segviz.widgets import ReceptiveExplorer
 
-explorer = ReceptiveExplorer(toytown.scene(25, 64).image)
+explorer = ReceptiveExplorer(toytown.scene(25, 224).image)
 explorer
 
 # %% [markdown]
