@@ -105,7 +105,7 @@ class Point:
     With `hover` the pointer need not be pressed. Two sliders do the same.
     A `local` one the browser follows by itself: `compute` is not given it, one state serves all its places, and
     the layers, `pointed` words and sliders that name it change with no kernel. It is bounded by its panel.
-    A `scaled` one keeps its relative place where its bounds change.
+    A `scaled` one, which must be local, keeps its relative place where its bounds change.
     """
 
     name: str
@@ -120,6 +120,8 @@ class Point:
     group: str = ""
 
     def __post_init__(self):
+        if self.scaled and not self.local:
+            raise ValueError(f"Point {self.name!r}: scaled=True needs local=True, for the browser alone scales it.")
         self.value = tuple(int(part) for part in self.value)
         self.index(self.value)
 

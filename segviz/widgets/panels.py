@@ -173,6 +173,7 @@ class Where:
             return _of(_of(self.layers, row), column)
         return _of(self.layers, row if self.axis == "row" else column)
 
+
 @cache
 def colour_table(name: str) -> np.ndarray:
     """254 colours `(254, 3)` uint8 of the matplotlib colour map `name`."""
@@ -403,7 +404,7 @@ class State:
 
     def place(self, point, value) -> tuple[int, int]:
         """Where the control `point` stands in this state."""
-        local = point.local and self.panels
+        local = point.local and point.panel < len(self.panels)
         bounds = self.bounds.get(point.name) or (self.panels[point.panel].extent() if local else point.sizes)
         return tuple(min(at, int(size) - 1) for at, size in zip(value, bounds, strict=True))
 

@@ -1,13 +1,15 @@
 """Explorer: what one unit of a network sees of the picture, layer by layer (lesson 03)."""
 
-from functools import lru_cache
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from segviz import receptive
-from segviz.widgets import stacks
+from segviz.receptive.following import evaluating, said
+from segviz.widgets import known, stacks
 from segviz.widgets.controls import Choice, Point, Slider
 from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import Bar, Bars, Chain, HeatMap, Image, Marker, Outer, Panel, Pointed, State
@@ -24,7 +26,6 @@ NO_EFFECT = {                                        # controls that a kind of l
 }
 START = [stacks.Spec(stacks.ATROUS, 3, 1, 2, 2)] * 3 + [stacks.Spec(stacks.NONE, 3, 2, 1, 2)] * 2
 DEEPEST = 30                                         # levels of a network that the slider reaches
-PRESET_SIZE = 224                                    # pixels: what VGG16 and ResNet-50 were trained on
 LAST = "What is shown is the last setting that could be shown."
 MEASURED = 8                                         # effective fields are measured at 8 x 8 units at most
 
@@ -32,31 +33,31 @@ MEASURED = 8                                         # effective fields are meas
 class ReceptiveExplorer(Explorer):
     """The receptive field of any unit: of a stack that you build layer by layer, of known networks, of your own.
 
-    picture: float (3, H, W) in [0, 1], shown at the input's size: `size` x `size` pixels for your stack, 224 x 224 for
-    the known networks. networks: name -> module that maps images to maps (B, K, h, w). effective: name -> images
-    (B, 3, H, W) on which that network's effective field is measured, at up to 8 x 8 of its units, when the explorer is
-    made: a second or more for each image. The network's input has the images' size, else the picture's.
-    Raises ValueError where a name is taken or not known, or a network cannot be followed.
+    picture: float (3, H, W) in [0, 1], shown at the input's size: `size` x `size` pixels (1 to 128) for your stack,
+    224 x 224 for the known networks. networks: name -> module that maps images to maps (B, K, h, w). effective: name
+    -> images (B, 3, H, W) on which that network's effective field is measured, at up to 8 x 8 of its units, when the
+    explorer is made: a second or more for each image. The network's input has the images' size, else the picture's.
+    Networks are followed when the explorer is made: what is changed in them later is not seen.
+    Raises ValueError where a name is taken or not known, a picture or size does not fit, or a network cannot be
+    followed.
     """
 
     def __init__(self, picture, networks=None, effective=None, size=32, **options):
-        self.picture, self.size, self.networks = torch.as_tensor(picture).float(), size, dict(networks or {})
-        effective = dict(effective or {})
-        taken = {YOURS, *stacks.KNOWN} & set(self.networks)
-        if taken or set(effective) - set(self.networks):
-            raise ValueError(f"networks need names of their own, not {', '.join(taken) or 'none'}; effective fields "
-                             f"are measured of {', '.join(self.networks) or 'none'}, got {', '.join(effective)}.")
-        self._views = {}
-        self.inputs = {name: tuple(effective[name].shape[-2:]) if name in effective else self.picture.shape[-2:]
-                       for name in self.networks}
+        networks, effective = dict(networks or {}), dict(effective or {})
+        self.picture, self.size = _checked(picture, networks, effective, size), int(size)
+        inputs = {name: effective[name].shape[-2:] if name in effective else self.picture.shape[-2:]
+                  for name in networks}
         # All at once: following a network takes too long for a slider that waits behind it.
-        tops = [self._view(name, DEEPEST) for name in (*stacks.KNOWN, *self.networks)]
-        self.effective = {name: Measured(self.networks[name], images, self._view(name, DEEPEST).shape)
+        self._followed = {name: known.followed(name) for name in known.KNOWN} | {
+            name: stacks.followed(network, tuple(inputs[name])) for name, network in networks.items()}
+        self._views, self._pictures = {}, {}
+        tops = [self._view(name, DEEPEST) for name in self._followed]
+        self.effective = {name: Measured(networks[name], images, self._view(name, DEEPEST).shape, name)
                           for name, images in effective.items()}
         most = [max(shape[axis] for view in tops for shape in view.shapes) for axis in (0, 1)]
         shown = (FIELD, PATHS, EFFECTIVE) if effective else (FIELD, PATHS)
         controls = [
-            Choice("network", "Network", (YOURS, *stacks.KNOWN, *self.networks)),
+            Choice("network", "Network", (YOURS, *self._followed)),
             Choice("shown", "On the picture", shown),
             Slider("depth", "Seen from layer", 1, DEEPEST, value=DEEPEST),
             Point("unit", "Unit", 2, *most, (size // 2, size // 2), hover=True, local=True, scaled=True),
@@ -66,17 +67,14 @@ class ReceptiveExplorer(Explorer):
 
     def _view(self, network: str, depth: int) -> stacks.View:
         if (network, depth) not in self._views:
-            if network in stacks.KNOWN:
-                module, size = stacks.known(network), (PRESET_SIZE, PRESET_SIZE)
-            else:
-                module, size = self.networks[network], self.inputs[network]
-            self._views[network, depth] = stacks.view(module, size, depth)
+            self._views[network, depth] = self._followed[network].view(depth)
         return self._views[network, depth]
 
-    @lru_cache(maxsize=8)                            # noqa: B019 - as many as there are input sizes
-    def _pixels(self, size) -> Tensor:
-        smaller = size[0] <= self.picture.shape[1]
-        return F.interpolate(self.picture[None], size, mode="area" if smaller else "bilinear")[0]
+    def _pixels(self, size: tuple[int, int]) -> Tensor:
+        if size not in self._pictures:
+            smaller = size[0] <= self.picture.shape[1]
+            self._pictures[size] = F.interpolate(self.picture[None], size, mode="area" if smaller else "bilinear")[0]
+        return self._pictures[size]
 
     def _seen(self, network, shown, depth, **layers) -> State:
         hidden = [name for name in layers if network != YOURS]
@@ -100,8 +98,8 @@ class ReceptiveExplorer(Explorer):
 
     def _not_shown(self, network, shown, view) -> str:
         if shown == PATHS and view.paths is None:
-            return (f"Paths are counted where each layer reads only the one before; {network} has branches, which "
-                    "make their number a sum over all ways through them.")
+            return (f"Paths are counted where each layer reads only the one before; {network} has branches, or layers "
+                    "whose ways are not counted here.")
         if shown == EFFECTIVE and network not in self.effective:
             return (f"The effective field depends on trained weights and on images; it was measured for "
                     f"{', '.join(self.effective)}, not for {network}.")
@@ -109,7 +107,7 @@ class ReceptiveExplorer(Explorer):
 
     def _side(self, network, view) -> Panel:
         what = "Your stack" if network == YOURS else network
-        caution = stacks.KNOWN[network][1] if network in stacks.KNOWN else ""
+        caution = known.KNOWN[network][1] if network in known.KNOWN else ""
         return Panel(f"{what} from the side: what the unit at the top depends on, map by map down to the pixels",
                      [Chain(view.levels(1), view.fields[1], "unit")], caution, wide=True)
 
@@ -145,15 +143,52 @@ class Measured:
     median of their effective sizes, in pixels.
     """
 
-    def __init__(self, network, images, shape):
+    def __init__(self, network, images, shape, name=""):
         places = [torch.linspace(0, n - 1, min(n, MEASURED)).round().long() for n in shape]
-        fields = [[receptive.effective(network, images, (int(i), int(j))) for j in places[1]] for i in places[0]]
-        self.size = torch.tensor([receptive.effective_size(field) for row in fields for field in row]).median().item()
-        maps = torch.stack([torch.stack(row) for row in fields])
-        self.maps = maps / maps.amax((2, 3), keepdim=True).clamp(min=1e-30)
+        maps = _gradients(network, images, list(product(*(each.tolist() for each in places))), name)
+        self.size = torch.tensor([receptive.effective_size(field) for field in maps]).median().item()
+        maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-30)
+        self.maps = maps.unflatten(0, [len(each) for each in places])
         self.which = tuple((torch.arange(n)[:, None] - at).abs().argmin(1).tolist()
                            for n, at in zip(shape, places, strict=True))
         self.count, self.units = len(images), f"{len(places[0])} × {len(places[1])} units"
+
+
+def _gradients(network, images, positions, name) -> Tensor:
+    """`receptive.effective` at each of the positions, (positions, H, W) and not normalised; each image is run only
+    once."""
+    fields = torch.zeros(len(positions), *images.shape[-2:])
+    steps = tqdm(total=len(images) * len(positions), desc=f"effective field of {name}", delay=2, leave=False)
+    with steps, torch.inference_mode(False), torch.enable_grad(), evaluating(network):
+        for image in images.detach():
+            pixels = image[None].clone().requires_grad_()
+            units = said(network, pixels, lambda x: network(x.clone())).sum(1)[0]
+            for field, position in zip(fields, positions, strict=True):
+                if units.requires_grad:
+                    gradient = torch.autograd.grad(units[position], pixels, retain_graph=True, allow_unused=True)[0]
+                    field += 0 if gradient is None else gradient[0].abs().sum(0).cpu()
+                steps.update()
+    return fields
+
+
+def _checked(picture, networks, effective, size) -> Tensor:
+    """The picture as a tensor; ValueError, in words, where one of the four does not fit."""
+    picture = torch.as_tensor(picture)
+    if picture.dim() != 3 or len(picture) != 3 or not picture.is_floating_point() or not picture.numel():
+        raise ValueError(f"the picture is float (3, H, W) in [0, 1], but got {picture.dtype} of shape "
+                         f"{tuple(picture.shape)}")
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= stacks.MOST_UNITS:
+        raise ValueError(f"size is a number of pixels from 1 to {stacks.MOST_UNITS}, but got {size!r}")
+    if taken := [name for name in (YOURS, *known.KNOWN) if name in networks]:
+        raise ValueError(f"networks need names of their own, not {', '.join(taken)}: those are in the explorer already")
+    if unknown := [name for name in effective if name not in networks]:
+        raise ValueError(f"effective fields are measured of the networks given, {', '.join(networks) or 'none'}, but "
+                         f"got images for {', '.join(unknown)}")
+    for name, images in effective.items():
+        if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point() or not len(images):
+            what = f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images)
+            raise ValueError(f"the images for {name} are a float tensor (B, 3, H, W), but got {what}")
+    return picture.float()
 
 
 def _controls(number: int, spec: stacks.Spec) -> list:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segviz import receptive
-from segviz.models import vgg
 from segviz.widgets.panels import Level
 
 NONE, CONV, ATROUS, POOL, UPSAMPLE = KINDS = ("none", "conv", "atrous conv", "pool", "upsample")
@@ -189,34 +188,40 @@ def stacked(specs: tuple[Spec, ...], size: int) -> View:
                 (paths, paths), len(specs))
 
 
-def view(module: nn.Module, size: tuple[int, int], depth: int) -> View:
-    """The module's first `depth` levels, or as many as it has."""
-    layers, parts, kept, ways = _followed(module, size)
-    deepest, kept = len(kept), kept[:depth]
-    shapes = [tuple(size), *(layers[i].shape for i in kept)]
-    axes = [(PIXEL, PIXEL), *((layers[i].rows, layers[i].columns) for i in kept)]
-    labels = [f"{number}  {words(parts[i]) if parts[i] is not None else layers[i].kind}"
-              for number, i in enumerate(kept, 1)]
-    if ways:
-        ways = tuple(each[:depth] for each in ways)
-        lit, paths = zip(*(_down(each, shapes[-1][axis]) for axis, each in enumerate(ways)), strict=True)
-        reads = tuple(map(_reads, ways)) if len(kept) <= LINES_UP_TO else None
-        return View(tuple(size), shapes, labels, axes, lit, reads, paths, deepest)
-    lit = tuple(_within(shapes, axes, axis) for axis in (0, 1))
-    return View(tuple(size), shapes, labels, axes, lit, None, None, deepest)
+@dataclass
+class Followed:
+    """A network's levels: the input's shape, then those of its maps; labels and axes as a `View` has them. ways: in a
+    chain, for rows and columns, of each level but the input (its units, units of the one before), in how many ways
+    each reads each."""
+
+    shapes: list
+    labels: list
+    axes: list
+    ways: tuple | None
+
+    def view(self, depth: int) -> View:
+        """The network's first `depth` levels, or as many as it has."""
+        shapes, labels, axes = self.shapes[:depth + 1], self.labels[:depth], self.axes[:depth + 1]
+        lit, reads, paths = tuple(_within(shapes, axes, axis) for axis in (0, 1)), None, None
+        if self.ways:
+            ways = tuple(each[:depth] for each in self.ways)
+            lit, paths = zip(*(_down(each, shapes[-1][axis]) for axis, each in enumerate(ways)), strict=True)
+            reads = tuple(map(_reads, ways)) if len(labels) <= LINES_UP_TO else None
+        return View(shapes[0], shapes, labels, axes, lit, reads, paths, len(self.labels))
 
 
-@lru_cache(maxsize=32)
-def _followed(module: nn.Module, size):
-    """The module's layers; for each the module that it is, or None for a function's; which layers are levels; and of a
-    chain, for rows and columns, the ways from each level to the one before."""
-    layers = receptive.theoretical(module, size)
-    modules = dict(module.named_modules())
+def followed(module: nn.Module, size: tuple[int, int]) -> Followed:
+    """Any module that maps images of that size to maps. What is returned keeps nothing of the module."""
+    layers, modules = receptive.theoretical(module, size), dict(module.named_modules())
     parts = [modules[layer.name] for layer in layers]
     parts = [part if type(part).__name__ == layer.kind else None for part, layer in zip(parts, layers, strict=True)]
     chain = _is_chain(module)
     kept = _worth_showing(layers, chain)
-    return layers, parts, kept, tuple(_ways(parts, layers, kept, size, axis) for axis in (0, 1)) if chain else None
+    ways = tuple(_ways(parts, layers, kept, size, axis) for axis in (0, 1)) if chain else None
+    labels = [f"{number}  {words(parts[i]) if parts[i] is not None else layers[i].kind}"
+              for number, i in enumerate(kept, 1)]
+    axes = [(PIXEL, PIXEL), *((layers[i].rows, layers[i].columns) for i in kept)]
+    return Followed([tuple(size), *(layers[i].shape for i in kept)], labels, axes, ways)
 
 
 def _worth_showing(layers, chain: bool) -> list[int]:
@@ -238,13 +243,14 @@ def _worth_showing(layers, chain: bool) -> list[int]:
 def words(part: nn.Module) -> str:
     """A layer in a few words: "atrous conv 3×3, rate 2"."""
     if isinstance(part, nn.Upsample):
-        return f"upsample ×{part.scale_factor:g}"
+        return f"upsample ×{part.scale_factor:g}" if isinstance(part.scale_factor, (int, float)) else "upsample"
     if not hasattr(part, "kernel_size"):
         return type(part).__name__
-    kernel, stride, rate = (_pair(getattr(part, name, 1)) for name in ("kernel_size", "stride", "dilation"))
+    kernel, rate = _pair(part.kernel_size), _pair(getattr(part, "dilation", 1))
+    stride = _pair(getattr(part, "stride", 1) or kernel)            # None: as large as the kernel
     kind = {"Conv2d": "conv", "ConvTranspose2d": "up-conv", "MaxPool2d": "max pool", "AvgPool2d": "mean pool"}
     name = kind.get(type(part).__name__, type(part).__name__)
-    parts = [f"{'atrous ' if max(rate) > 1 else ''}{name} {kernel[0]}×{kernel[1]}"]
+    parts = [f"{'atrous ' if max(rate) > 1 else ''}{name} {'×'.join(map(str, kernel))}"]
     parts += [f"stride {stride[0]}"] if max(stride) > 1 else []
     parts += [f"rate {rate[0]}"] if max(rate) > 1 else []
     return ", ".join(parts)
@@ -262,8 +268,11 @@ def _is_chain(module: nn.Module) -> bool:
     if type(module) is nn.Sequential:
         return all(_is_chain(part) for part in module)
     if type(module) is nn.Upsample:
-        return module.scale_factor is not None and module.mode in ("nearest", "bilinear")
-    return type(module) in CHAINED + POINTWISE and getattr(module, "padding_mode", "zeros") == "zeros"
+        whole = module.scale_factor is not None and all(scale % 1 == 0 for scale in _pair(module.scale_factor))
+        return whole and module.mode in ("nearest", "bilinear")
+    named = isinstance(getattr(module, "padding", 0), str)          # "same" or "valid"
+    zeros = getattr(module, "padding_mode", "zeros") == "zeros"
+    return type(module) in CHAINED + POINTWISE and zeros and not named
 
 
 def _ways(parts, layers, kept, size, axis) -> list[Tensor]:
@@ -330,48 +339,3 @@ def runs(lit: Tensor) -> list[list]:
 
 def _pair(value) -> tuple:
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-
-
-# --- known networks: kernels, strides and rates alone, on the meta device
-
-
-def _convs(count: int, kernel: int = 3, padding: int = 1, rate: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(1, 1, kernel, padding=padding, dilation=rate) for _ in range(count)]
-
-
-def _vgg16() -> nn.Module:
-    return nn.Sequential(*vgg.stages(), nn.Conv2d(512, 4096, 7, padding=3), nn.Conv2d(4096, 4096, 1))
-
-
-def _resnet50() -> nn.Module:
-    from torchvision.models import resnet50  # here, for it takes a while to import
-
-    return nn.Sequential(*list(resnet50().children())[:-2])
-
-
-def _unet() -> nn.Module:
-    down = [part for _ in range(4) for part in (*_convs(2, padding=0), nn.MaxPool2d(2))]
-    up = [part for _ in range(4) for part in (nn.ConvTranspose2d(1, 1, 2, 2), *_convs(2, padding=0))]
-    return nn.Sequential(*down, *_convs(2, padding=0), *up, nn.Conv2d(1, 1, 1))
-
-
-def _large_fov() -> nn.Module:
-    stages = [part for count, stride in ((2, 2), (2, 2), (3, 2), (3, 1))
-              for part in (*_convs(count), nn.MaxPool2d(3, stride, 1))]
-    last = [*_convs(3, padding=2, rate=2), nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1)]
-    return nn.Sequential(*stages, *last, *_convs(1, padding=12, rate=12), nn.Conv2d(1, 1, 1))
-
-
-# name: (what makes it, a word of caution)
-KNOWN = {
-    "VGG16": (_vgg16, "Its FC layers as convolutions of 7×7 and 1×1, as in FCN; here padded to keep the size."),
-    "ResNet-50": (_resnet50, "Layers that enlarge the field, along the longest branch."),
-    "U-Net": (_unet, "The longest path, down and up again, without the skips; unpadded, as in the paper."),
-    "DeepLab LargeFOV": (_large_fov, "VGG16 with 3×3 pools, two of them of stride 1, then rates 2 and 12."),
-}
-
-
-@cache
-def known(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return KNOWN[name][0]()
