@@ -11,7 +11,7 @@ from torch import nn
 
 from segviz import receptive
 from segviz.data import toytown
-from segviz.widgets import Bars, Chain, HeatMap, Outer, ReceptiveExplorer, panels, stacks
+from segviz.widgets import Bars, Chain, HeatMap, Outer, ReceptiveExplorer, known, panels, stacks
 from segviz.widgets.stacks import ATROUS, CONV, KINDS, NONE, POOL, UPSAMPLE, Spec
 
 SIZE = 24
@@ -224,7 +224,7 @@ def test_the_rate_of_twelve_leaves_holes_in_the_maps_but_not_in_the_picture(expl
 
 def test_a_network_with_branches_is_shown_by_its_hull(explorer):
     chain = layers_of(explorer.state(network="ResNet-50", depth=3), 0)[0]
-    exact = receptive.reads(stacks.known("ResNet-50")[:4], 224, (20, 20)).any(0).nonzero()
+    exact = receptive.reads(known.network("ResNet-50")[:4], 224, (20, 20)).any(0).nonzero()
     assert chain.levels[-2].size == 56 and all(len(runs) == 1 for runs in chain.levels[0].lit)
     begin, end = layers_of(explorer.state(network="ResNet-50", depth=2), 0)[0].levels[0].lit[20][0]
     assert (begin, end) == (int(exact.min()), int(exact.max()) + 1)
