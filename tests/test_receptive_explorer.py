@@ -1,8 +1,10 @@
 """The explorer of receptive fields, by what it computes: against the fields of `segviz.receptive`, gradients, and
 numbers that are known."""
 
+import gc
 import json
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 from segviz import receptive
 from segviz.data import toytown
 from segviz.widgets import Bars, Chain, HeatMap, Outer, ReceptiveExplorer, known, panels, stacks
+from segviz.widgets.receptive import Measured
 from segviz.widgets.stacks import ATROUS, CONV, KINDS, NONE, POOL, UPSAMPLE, Spec
 
 SIZE = 24
@@ -266,8 +269,104 @@ def test_your_own_network_is_followed_and_measured():
 def test_what_makes_no_sense_is_refused_in_words():
     picture, conv = torch.zeros(3, 8, 8), nn.Conv2d(3, 1, 1)
     for networks, effective, words in (({"VGG16": conv}, {}, "names of their own, not VGG16"),
-                                       ({"a": conv}, {"b": torch.zeros(1, 3, 8, 8)}, "measured of a, got b"),
-                                       ({"a": nn.Conv2d(3, 1, 9)}, {}, "cannot take an input"),
-                                       ({"a": conv}, {"a": torch.zeros(3, 8, 8)}, r"\(B, C, H, W\)")):
+                                       ({"a": conv}, {"b": torch.zeros(1, 3, 8, 8)}, "given, a, but got images for b"),
+                                       ({"a": nn.Conv2d(3, 1, 9)}, {}, r"an input of shape \(1, 3, 8, 8\)"),
+                                       ({"a": conv}, {"a": torch.zeros(3, 8, 8)}, r"for a are a float tensor \(B, 3"),
+                                       ({"a": conv}, {"a": "pictures"}, "for a are a float tensor")):
         with pytest.raises(ValueError, match=words):
             ReceptiveExplorer(picture, networks, effective)
+    for wrong in (torch.zeros(8, 8), torch.zeros(1, 8, 8), torch.zeros(3, 8, 8).byte(), torch.zeros(3, 0, 8)):
+        with pytest.raises(ValueError, match=r"float \(3, H, W\) in \[0, 1\], but got .* of shape"):
+            ReceptiveExplorer(wrong)
+    for size in (0, 129, 3.5, "32", True):
+        with pytest.raises(ValueError, match="from 1 to 128, but got"):
+            ReceptiveExplorer(picture, size=size)
+    assert "input 1 × 1, map 1 × 1" in ReceptiveExplorer(picture, size=1).state(**stack()).readout
+
+
+# --- networks of any kind
+
+
+class Mean(nn.Module):
+    def forward(self, images):
+        return images.mean((2, 3), keepdim=True)
+
+
+ORDINARY = {
+    "same": nn.Conv2d(3, 4, 3, padding="same", dilation=2),
+    "valid": nn.Sequential(nn.Conv2d(3, 4, (3, 5), padding="valid"), nn.ReLU()),
+    "to a size": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(size=(30, 40))),
+    "unlike scales": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Upsample(scale_factor=(2, 3))),
+    "broken scale": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Upsample(scale_factor=1.3, mode="bilinear")),
+    "classifier": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Flatten(), nn.Linear(4 * 9 * 9, 5)),
+    "pooled": nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(3)),
+    "to one": nn.Sequential(nn.Conv2d(3, 4, 3, padding_mode="reflect", padding=1), Mean()),
+    "by norms": nn.Sequential(nn.LPPool2d(2, 3), nn.ConvTranspose2d(3, 4, 2, 2)),
+    "as it is": nn.Identity(),
+}
+
+
+@pytest.fixture(scope="module")
+def ordinary():
+    return ReceptiveExplorer(torch.rand(3, 20, 20), ORDINARY, prepared=False)
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_ordinary_networks_are_shown_each_unit_with_its_pixels(ordinary, name):
+    state, view = ordinary.state(network=name), ordinary._view(name, 30)
+    rows, columns = view.shape
+    assert f"map {rows} × {columns}" in state.readout and "input" in json.dumps(panels.encode(state)[0])
+    whole = {"classifier", "to one"}                                       # a unit of these is no map's: it reads all
+    for unit in ((0, 0), (rows // 2, columns // 3), (rows - 1, columns - 1)):
+        mask = torch.outer(view.read[0][unit[0]], view.read[1][unit[1]]) > 0
+        exact = torch.ones(20, 20) > 0 if name in whole else receptive.reads(ORDINARY[name], 20, unit)
+        if name == "classifier":
+            exact[-1] = exact[:, -1] = False                               # the stride of 2 never reaches the last
+        assert (mask | ~exact).all(), "a pixel that is read is not shown"
+        hull = [exact.any(1 - axis).nonzero().flatten() for axis in (0, 1)]
+        box = torch.zeros(20, 20) > 0
+        box[int(hull[0].min()):int(hull[0].max()) + 1, int(hull[1].min()):int(hull[1].max()) + 1] = True
+        assert torch.equal(mask, box) or torch.equal(mask, exact), (name, unit)
+
+
+def test_what_is_no_plain_chain_says_so(ordinary):
+    for name in ("classifier", "pooled", "broken scale", "same"):
+        problem = ordinary.state(network=name, shown="number of paths").problem
+        assert f"{name} has branches, or layers whose ways are not counted here" in problem
+    assert not ordinary.state(network="unlike scales", shown="number of paths").problem
+
+
+def test_a_layers_words_never_fail():
+    for layer, words in ((nn.Upsample(scale_factor=2), "upsample ×2"), (nn.Upsample(size=7), "upsample"),
+                         (nn.Upsample(scale_factor=(2, 3)), "upsample"), (nn.LPPool2d(2, 3), "LPPool2d 3×3, stride 3"),
+                         (nn.Conv2d(1, 1, (3, 5), dilation=2), "atrous conv 3×5, rate 2"),
+                         (nn.Conv1d(1, 1, 3), "Conv1d 3"), (nn.Flatten(), "Flatten")):
+        assert stacks.words(layer) == words
+
+
+def test_measured_fields_are_the_effective_ones():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(),
+                            nn.MaxPool2d(2), nn.Conv2d(4, 2, 3, padding=1)).train()
+    images = torch.rand(3, 3, 22, 18)
+    measured = Measured(network, images, (11, 9))
+    for unit in ((0, 0), (5, 4), (10, 8)):
+        expected = receptive.effective(network, images, unit)
+        shown = measured.maps[measured.which[0][unit[0]], measured.which[1][unit[1]]]
+        if unit in ((0, 0), (10, 8)):                                      # those are measured themselves
+            assert torch.allclose(shown, expected / expected.max(), atol=1e-6)
+    assert measured.maps.shape == (8, 8, 22, 18) and network.training
+    assert all(each.grad is None for each in network.parameters())
+    constant = Measured(nn.Conv2d(3, 1, 1).requires_grad_(False), images.zero_(), (22, 18))
+    assert constant.maps.amax() == 1 and constant.size == 1                # the gradient does not need the weights'
+
+
+def test_neither_explorer_nor_network_is_kept_alive():
+    network = nn.Conv2d(3, 2, 3)
+    explorer = ReceptiveExplorer(torch.rand(3, 12, 12), {"mine": network}, {"mine": torch.rand(1, 3, 12, 12)},
+                                 prepared=False)
+    explorer.state(network="mine", shown="effective field")
+    kept = weakref.ref(network)
+    del network
+    gc.collect()
+    assert kept() is None

@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text as Written
 from torch import nn
 
 from segviz import metrics
@@ -369,6 +370,7 @@ def test_controls_that_make_no_sense_are_refused():
         lambda: Choice("c", "C", ()),
         lambda: Choice("c", "C", ("a",), "b"),
         lambda: Point("p", "P", 0, 4, 4, (4, 0)),
+        lambda: Point("p", "P", 0, 4, 4, scaled=True),
         lambda: Explorer(counting, [Toggle("x", "X"), Toggle("x", "X")]),
     ):
         with pytest.raises(ValueError):
@@ -450,6 +452,32 @@ def test_a_large_page_holds_the_sweep_of_every_control(scores):
     }
     assert sweeps <= set(states) and len(states) == engine.PAGE_STATES
     assert sum(len(array) == 3 * 64 * 64 for array in arrays) == 1  # the scene once, not in every state
+
+
+def test_a_page_that_is_stopped_leaves_the_old_file(tmp_path, monkeypatch):
+    path, steps = tmp_path / "page.html", []
+
+    def compute(number):
+        steps.append(number)
+        if len(steps) > 4:
+            raise KeyboardInterrupt
+        return State([], f"number {number}")
+
+    explorer = Explorer(compute, [Slider("number", "Number", 0, 9)], prepared=False)
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        explorer.export_html(path)
+
+    def half(self, text, **_):
+        self.write_bytes(text[:100].encode())
+        raise KeyboardInterrupt
+
+    whole = Explorer(counting, every_control(), prepared=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pathlib.Path.write_text", half)
+        whole.export_html(path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert ask(explorer, "5")[0]["fault"] == "interrupted"
 
 
 def test_a_page_is_filled_from_the_present_state_outwards():
@@ -542,6 +570,7 @@ def test_a_point_is_brought_inside_what_the_state_has():
     assert state.place(unit, (4, 1)) == (1, 1)                                # the panel has 2 rows
     other = Point("other", "Other", 1, 5, 5)
     assert state.place(other, (4, 1)) == (4, 1)
+    assert state.place(Point("absent", "Absent", 2, 5, 5, local=True), (4, 1)) == (4, 1)     # there are two panels
     state.bounds = {"other": (3, 1)}
     assert state.place(other, (4, 1)) == (2, 0)
     assert state.said({"unit": (1, 0)}) == "Follows. Bottom. Left."
@@ -556,7 +585,25 @@ def test_paper_shows_the_place_pointed_at():
     drawn.canvas.draw()
     assert [text.get_text() for text in drawn.axes[1].texts] == ["1 1"]
     assert "5 px" in [text.get_text() for text in drawn.axes[0].texts]        # the field, padding and all
-    assert drawn.axes[0].get_position().width > 1.5 * drawn.axes[1].get_position().width
+    assert drawn.axes[0].get_window_extent().width > 1.5 * drawn.axes[1].get_window_extent().width
+
+
+def test_paper_has_every_word_inside_and_a_wide_panel_flat():
+    state = follows(1)
+    state.panels[0].caption, state.panels[1].title = "What the chain shows.", "A map with quite a long title " * 3
+    state.panels += [Panel("Bars", [Bars([Bar("a label", 0.5), Bar("another", 1.0)])], "What the bars are. " * 6)]
+    drawn = Explorer(lambda: state, [Point("unit", "Unit", 1, 2, 3, local=True)], title="Title").snapshot()
+    drawn.canvas.draw()
+    words = [text for text in drawn.findobj(Written) if text.get_text() and text.get_visible()]
+    page = drawn.bbox.padded(1)
+    for text in words:
+        box = text.get_window_extent()
+        assert page.contains(box.x0, box.y0) and page.contains(box.x1, box.y1), text
+    assert {"What the chain shows.", "a label", "1.000"} <= {text.get_text() for text in words}
+    below = [ax.xaxis.label.get_window_extent() for ax in drawn.axes[1:]]
+    assert not below[0].overlaps(below[1])
+    chain = drawn.axes[0].get_window_extent()
+    assert chain.height < 0.3 * chain.width
 
 
 def test_a_wide_panel_has_a_row_of_its_own():

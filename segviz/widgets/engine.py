@@ -14,6 +14,7 @@ in words.
 
 import base64
 import contextlib
+import os
 from io import BytesIO
 from itertools import combinations, islice, product
 from math import prod
@@ -22,6 +23,7 @@ from pathlib import Path
 import anywidget
 import torch
 import traitlets
+from tqdm.auto import tqdm
 
 from segviz.widgets import controls as controls_
 from segviz.widgets.page import pack, page
@@ -116,20 +118,27 @@ class Explorer(anywidget.AnyWidget):
         It holds up to 2000 states: the present one, then every one with one control changed, then with two, and
         so on; first controls under no tab, and pairs of few values. Where a changed control is hidden the state is
         left out, for it is there without that change. Other settings go to the nearest of these, and say so. The
-        places of local points are in every state.
+        places of local points are in every state. A bar shows where this takes longer; stopped, it leaves no file
+        behind, or the one that was there.
         """
-        states, hidden = {}, {}
-        for key, nearer in islice(self._page_keys(), 10 * PAGE_STATES):
-            same = next((other for other, name in nearer if name in hidden[other]), None)
-            if same is None:
-                states[key] = self._packable(key)
-            hidden[key] = states[key][0]["hidden"] if same is None else hidden[same]
-            if len(states) == PAGE_STATES:
-                break
-        text = page(self, pack(states), *self._paper())
+        text = page(self, pack(self._page_states()), *self._paper())
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            _write(Path(path), text)
         return text
+
+    def _page_states(self) -> dict:
+        states, hidden = {}, {}
+        most = min(PAGE_STATES, prod(self._sizes()))
+        with tqdm(total=most, desc="states for the page", delay=2, leave=False) as bar:
+            for key, nearer in islice(self._page_keys(), 10 * PAGE_STATES):
+                same = next((other for other, name in nearer if name in hidden[other]), None)
+                if same is None:
+                    states[key] = self._packable(key)
+                    bar.update()
+                hidden[key] = states[key][0]["hidden"] if same is None else hidden[same]
+                if len(states) == most:
+                    break
+        return states
 
     # --- places, keys and values
     def _complete_values(self, values: dict) -> dict:
@@ -176,7 +185,7 @@ class Explorer(anywidget.AnyWidget):
         try:
             state, buffers = self._encoded(key)
             return {"key": key, "state": state, "buffers": buffers}
-        except (Exception, KeyboardInterrupt) as error:   # a learner's own compute may raise anything
+        except Exception as error:                        # a learner's own compute may raise anything
             return {"key": key, "fault": f"{type(error).__name__}: {error}", "buffers": []}
 
     def _packable(self, key: str) -> tuple[dict, list[bytes]]:
@@ -188,7 +197,10 @@ class Explorer(anywidget.AnyWidget):
 
     def _answer(self, _widget, content, _buffers) -> None:
         if isinstance(content, dict) and isinstance(content.get("ask"), str):
-            entry = self._entry(content["ask"])
+            try:
+                entry = self._entry(content["ask"])
+            except KeyboardInterrupt:                     # meant for a cell, but it came while this was computed
+                entry = {"key": content["ask"], "fault": "interrupted", "buffers": []}
             buffers = entry.pop("buffers")
             self.send({**entry, "id": content.get("id")}, buffers)
 
@@ -234,7 +246,7 @@ class Explorer(anywidget.AnyWidget):
         try:
             state, points = self._pointed_state({})
             picture = figure(state, points, self.title)
-        except (Exception, KeyboardInterrupt) as error:
+        except Exception as error:
             return "", f"{type(error).__name__}: {error}"
         buffer = BytesIO()
         picture.savefig(buffer, format="png", dpi=90)
@@ -247,3 +259,13 @@ class Explorer(anywidget.AnyWidget):
         return data | {"text/plain": f"{self.title}: {words}"} | (
             {"image/png": png} if png else {}
         ), metadata
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes the whole file or, where that is stopped, nothing."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -148,7 +148,9 @@ function render({ model, el }) {
   controls.reduce((at, control) => { offsets.push(at); return at + control.sizes.length; }, 0);
   const sizes = controls.flatMap((control) => control.sizes);
   const start = model.get("_start");
-  let places = [...model.get("places")], moved = -1, direction = 1, drawn = null, entry = null, frame = 0;
+  let places = [...model.get("places")], moved = -1, direction = 1, frame = 0;
+  // The key and state that are shown, and the last entry that has panels: the picture.
+  let drawn = null, state = null, entry = null;
   const kept = controls.flatMap((control) => control.sizes.map(() => !control.local));    // what a state depends on
   const keyOf = (all) => all.filter((_, i) => kept[i]).join(",");
   const key = () => keyOf(places);
@@ -159,7 +161,7 @@ function render({ model, el }) {
   }
   function boundsOf(control) {
     const { bounds = {}, panels } = entry ? entry.state : {};
-    const own = bounds[control.name] || (control.local && panels?.[control.panel].size) || control.sizes;
+    const own = bounds[control.name] || (control.local && panels?.[control.panel]?.size) || control.sizes;
     return control.sizes.map((size, i) => Math.max(1, Math.min(size, Math.floor(own[i]))));
   }
   // A scaled point keeps its relative place, where it was last put, as its bounds change.
@@ -204,6 +206,8 @@ function render({ model, el }) {
     const shown = { panels: entry.state.panels, buffers: entry.buffers, points: pointsNow() };
     const boxes = drawState(canvas, shown, width, theme, reserve);
     areas.forEach(({ area, control }) => {
+      area.hidden = !boxes[control.panel];
+      if (area.hidden) return;
       const { x, y, w, h } = boxes[control.panel], place = `left:${x}px;top:${y}px;width:${w}px;height:${h}px`;
       area.units = entry.state.panels[control.panel].size;
       if (area.place !== place) area.style.cssText = area.place = place;
@@ -235,9 +239,9 @@ function render({ model, el }) {
 
   // What is shown of the points: their sliders, and what there is to say of them.
   function showPoints() {
-    controls.forEach((control, n) => built[n].show(standing(n), boundsOf(control)));
-    if (!drawn || !shelf.has(drawn)) return;
-    const { state } = shelf.get(drawn), points = pointsNow();
+    controls.forEach((control, n) => { if (control.kind === "Point") showControl(n); });
+    if (!state) return;
+    const points = pointsNow();
     const sayings = Object.entries(state.pointed).map(([name, { rows, columns, cells }]) => {
       const [row, column] = points[name];
       return cells.length ? last(last(cells, row), column) : `${last(rows, row) ?? ""} ${last(columns, column) ?? ""}`;
@@ -247,18 +251,21 @@ function render({ model, el }) {
     canvas.setAttribute("aria-label", text);
   }
 
+  const showControl = (n) => built[n].show(standing(n), boundsOf(controls[n]));
+  function showControls() { controls.forEach((_, n) => showControl(n)); showPoints(); }
+
   function show(name) {
     const next = shelf.get(name);
-    drawn = name;
+    [drawn, state] = [name, next.state];
     if (next.state.panels.length) entry = next;
-    stage.classList.toggle("sv-stale", Boolean(next.state.problem) && !next.state.panels.length);
+    stage.classList.toggle("sv-stale", Boolean(state.problem) && !state.panels.length);
     rescale();
-    updateControls(next.state);
-    say(next.state.problem, next.state.problem_at);
+    updateControls(state);
+    say(state.problem, state.problem_at);
     controls.forEach((control, n) => {
-      for (const input of built[n].inputs) input.disabled = next.state.disabled.includes(control.name);
+      for (const input of built[n].inputs) input.disabled = state.disabled.includes(control.name);
     });
-    showPoints();
+    showControls();
     redraw();
   }
 
@@ -287,10 +294,13 @@ function render({ model, el }) {
           + "this cell again.");
     },
   });
+  // The settings one step away, and more of what has just been moved; but for controls that change nothing now.
   function nearby() {
+    const still = [...(state?.hidden || []), ...(state?.disabled || [])];
+    const most = controls.flatMap((control) => (still.includes(control.name) ? control.sizes.map(() => 0) : boundsOf(control)));
     const keys = [], step = (i, by) => {
       const other = places[i] + by;
-      if (kept[i] && other >= 0 && other < sizes[i]) keys.push(keyOf(places.with(i, other)));
+      if (kept[i] && other >= 0 && other < most[i]) keys.push(keyOf(places.with(i, other)));
     };
     if (moved >= 0) [1, 2, 3, -1].forEach((by) => step(moved, by * direction));
     sizes.forEach((_, i) => { step(i, 1); step(i, -1); });
@@ -309,7 +319,7 @@ function render({ model, el }) {
   }
   function refresh() {
     root.dataset.wanted = key();
-    showPoints();
+    showControls();
     if (shelf.has(key())) { asking.forget(); markBusy(false); show(key()); if (canAsk()) asking.fetchAhead(nearby()); }
     else if (canAsk()) { markBusy(true); asking.want(key()); }
     else settle();

@@ -15,28 +15,40 @@ from segviz.widgets.panels import CLEAR, VOID, Bars, Chain, Panel, State
 # The light theme of explorer.css.
 COLOURS = {"ink": "#1f2430", "muted": "#5b6270", "line": "#dfe2e8", "accent": "#0b62c4", "error": "#b3261e",
            "paper": "#ffffff", "mark": "#d6004b"}
-WIDTH = 3.3                              # inches a panel
-CAPTION = 52                             # letters that fit under it
+WIDTH, TALLEST = 3.3, 4.2                # inches: of a panel with its margins, and the most its picture is high
+CAPTION, TITLE = 54, 42                  # letters that fit in a line of it
+LINE = 0.16                              # inches a line of these
+SMALLEST = 3.5                           # points: words in a picture that would be smaller are left out
 MOST_LINES = 400                         # between the levels of a chain
+FEWEST_BARS = 10                         # that a panel has room for, so that few are no thicker
 
 
 def figure(state: State, points: dict, title: str = "") -> Figure:
     """The state, its points standing where `points` says, as a figure with a canvas of its own (no pyplot, so
     nothing is left open)."""
-    columns = min(3, len(state.panels)) or 1
-    cells = _cells(state.panels, columns)
-    rows = 1 + max((row for row, _ in cells), default=0)
-    drawn = Figure(
-        figsize=(WIDTH * columns, 4.1 * rows + 0.3), layout="constrained", facecolor=COLOURS["paper"]
-    )
-    grid = drawn.add_gridspec(rows, columns)
+    narrow = sum(not panel.wide for panel in state.panels)
+    columns = math.ceil(narrow / math.ceil(narrow / 3)) if narrow else 1
+    rows = {}
+    for panel, (row, _) in zip(state.panels, _cells(state.panels, columns), strict=True):
+        rows.setdefault(row, []).append(panel)
+    columns = max(columns, 2)
+    heights = [max(_height(panel, points, columns) for panel in row) for row in rows.values()]
+    problem = textwrap.fill(state.problem, columns * CAPTION)
+    words = 0.35 * bool(title) + LINE * (problem.count("\n") + 2) * bool(problem)
+    size = WIDTH * columns, max(sum(heights) + words, 0.8)
+    drawn = Figure(figsize=size, layout="constrained", facecolor=COLOURS["paper"])
     FigureCanvasAgg(drawn)
     if title:
         drawn.suptitle(title, fontsize=11, fontweight="bold", color=COLOURS["ink"])
-    for panel, cell in zip(state.panels, cells, strict=True):
-        _draw_panel(drawn.add_subplot(grid[cell]), panel, points)
-    if state.problem:
-        drawn.supxlabel(state.problem, fontsize=9, color=COLOURS["error"], wrap=True)
+    if problem:
+        drawn.supxlabel(problem, fontsize=9, color=COLOURS["error"])
+    if not rows:
+        return drawn
+    strips = drawn.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for strip, row in zip(strips, rows.values(), strict=True):
+        cells = strip.subfigures(1, 1 if row[0].wide else columns, squeeze=False)[0]
+        for cell, panel in zip(cells, row, strict=False):
+            _draw_panel(cell.add_subplot(), panel, points, columns if panel.wide else 1)
     return drawn
 
 
@@ -62,12 +74,42 @@ def _plain_layers(layers, points: dict):
             yield from _plain_layers(shown if isinstance(shown, (list, tuple)) else [shown], points)
 
 
-def _draw_panel(ax, panel: Panel, points: dict) -> None:
-    ax.set_title(panel.title, fontsize=9, fontweight="bold", color=COLOURS["ink"], wrap=True)
+def _height(panel: Panel, points: dict, columns: int) -> float:
+    """Inches that the panel takes where `columns` narrow ones stand side by side."""
+    cells = columns if panel.wide else 1
+    title, caption = _words(panel, points, cells)
+    filler = next((layer for layer in panel.layers if isinstance(layer, (Bars, Chain))), None)
+    if isinstance(filler, Chain):
+        height = 0.5 + len(filler.levels) * min(0.5, max(0.17, 3 / len(filler.levels)))
+    elif filler:
+        height = min(0.25 * max(len(filler.rows), FEWEST_BARS), WIDTH)
+    else:
+        rows, columns = panel.extent()
+        height = min((WIDTH - 0.15) * cells * rows / columns, TALLEST)
+    return height + LINE * (title.count("\n") + caption.count("\n") + 2) + 0.2
+
+
+def _words(panel: Panel, points: dict, cells: int) -> tuple[str, str]:
+    """Title and caption, in lines that fit."""
+    layers = list(_plain_layers(panel.layers, points))
+    scales = [_scale(layer) for layer in layers if getattr(layer, "legend", "")]
+    lines = [textwrap.fill(words, cells * CAPTION) for words in (*scales, panel.caption) if words]
+    return textwrap.fill(panel.title, cells * TITLE), "\n".join(lines)
+
+
+def _scale(layer) -> str:
+    dark_first = layer.palette[0].sum() < layer.palette[-1].sum()
+    low, high = ("dark", "bright") if dark_first else ("bright", "dark")
+    return f"{layer.legend}: {layer.low:g} ({low}) to {layer.high:g} ({high})"
+
+
+def _draw_panel(ax, panel: Panel, points: dict, cells: int) -> None:
+    title, caption = _words(panel, points, cells)
+    ax.set_title(title, fontsize=9, fontweight="bold", color=COLOURS["ink"])
+    ax.set_xlabel(caption, fontsize=8, color=COLOURS["muted"])
     rows, columns = panel.extent()
     if not any(isinstance(layer, (Bars, Chain)) for layer in panel.layers):
-        ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], aspect="equal")
-        ax.set_xlabel(textwrap.fill(panel.caption, CAPTION), fontsize=8, color=COLOURS["muted"])
+        ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], aspect="equal", anchor="N")
         ax.spines[:].set_visible(False)
     for layer in _plain_layers(panel.layers, points):
         DRAW[type(layer).__name__](ax, layer)
@@ -94,13 +136,6 @@ def _indexed(ax, layer) -> None:
     _picture(ax, table[layer.data], layer)
     if type(layer).__name__ == "LabelMap" and (layer.data == VOID).any():
         _stripes(ax, layer.data == VOID, layer, "#6b6b6b")
-    if getattr(layer, "legend", ""):
-        low, high = ("dark", "bright") if layer.palette[0].sum() < layer.palette[-1].sum() else ("bright", "dark")
-        ax.set_xlabel(
-            f"{layer.legend}: {layer.low:g} ({low}) to {layer.high:g} ({high})\n{ax.get_xlabel()}".strip(),
-            fontsize=8,
-            color=COLOURS["muted"],
-        )
 
 
 def _hatch(ax, layer) -> None:
@@ -150,10 +185,12 @@ def _dots(ax, layer) -> None:
 
 
 def _text(ax, layer) -> None:
-    rows = abs(np.diff(ax.get_ylim())[0])
-    points = WIDTH * 72 * 0.8 * layer.fit / rows      # how wide a cell is, in points
-    if layer.fit and any(len(words) * 0.42 * layer.size > points for _, _, words, *_ in layer.items):
-        return
+    size = 0.7 * layer.size
+    if layer.fit and layer.items:
+        room = 0.85 * ax.figure.bbox.width / ax.figure.dpi * 72 * layer.fit / abs(np.diff(ax.get_xlim())[0])
+        size = min(size, room / 0.64 / max(len(words) for _, _, words, *_ in layer.items))
+        if size < SMALLEST:
+            return
     for x, y, words, *colour in layer.items:
         ax.text(
             x,
@@ -161,7 +198,7 @@ def _text(ax, layer) -> None:
             words,
             ha="center",
             va="center",
-            fontsize=0.7 * layer.size,
+            fontsize=size,
             color=_colour((colour or [layer.colour])[0]),
         )
 
@@ -177,10 +214,10 @@ def _bars(ax, layer) -> None:
         ax.text(layer.maximum * 1.03, place, row.text, va="center", fontsize=size, color=COLOURS["ink"])
         if row.reference is not None:
             ax.plot([row.reference] * 2, [place - 0.36, place + 0.36], color=COLOURS["ink"], linewidth=1.5)
-    ax.set_box_aspect(1)
+    ax.xaxis.set_label_coords(0.5, -0.03 + max(0.0, 1 - len(places) / FEWEST_BARS))     # under the last bar
     ax.set_yticks(places, [row.label for row in layer.rows], fontsize=size)
     ax.tick_params(length=0)
-    ax.set(ylim=(len(places) - 0.5, -0.5), xlim=(0, 1.22 * layer.maximum), xticks=[])
+    ax.set(ylim=(max(len(places), FEWEST_BARS) - 0.5, -0.5), xlim=(0, layer.maximum), xticks=[])
     ax.spines[:].set_visible(False)
 
 

@@ -1,16 +1,23 @@
 // States: those the browser has, and asking the kernel for others. Second of the three files (see engine.py).
 
-const KEPT = 600, SILENCE = 5000, QUIET = 120, NEXT = 40;
+const KEPT = 600, MOST_BYTES = 60e6, SILENCE = 5000, QUIET = 120, NEXT = 40;
 
 // The states seen last, oldest forgotten first; those that came with the widget (`fixed`) stay.
 class Shelf {
-  constructor() { this.fixed = new Map(); this.recent = new Map(); }
+  constructor() { this.fixed = new Map(); this.recent = new Map(); this.bytes = 0; }
   has(key) { return this.fixed.has(key) || this.recent.has(key); }
   get(key) { return this.fixed.get(key) || this.recent.get(key); }
   put(key, entry) {
-    this.recent.delete(key);
+    this.drop(key);
     this.recent.set(key, entry);
-    if (this.recent.size > KEPT) this.recent.delete(this.recent.keys().next().value);
+    this.bytes += bytesIn(entry);
+    while (this.recent.size > 1 && (this.recent.size > KEPT || this.bytes > MOST_BYTES)) {
+      this.drop(this.recent.keys().next().value);
+    }
+  }
+  drop(key) {
+    if (this.recent.has(key)) this.bytes -= bytesIn(this.recent.get(key));
+    this.recent.delete(key);
   }
   // The state nearest to `key`. A difference in the control that has just been moved weighs most: the others give way.
   nearest(key, moved) {
@@ -24,6 +31,8 @@ class Shelf {
     return best;
   }
 }
+
+const bytesIn = (entry) => entry.buffers.reduce((sum, buffer) => sum + buffer.byteLength, 0);
 
 const bytesOf = (view) => (view instanceof Uint8Array ? view
   : new Uint8Array(view.buffer || view, view.byteOffset || 0, view.byteLength));
@@ -44,7 +53,7 @@ async function unpack(block, shelf) {
 class Asking {
   constructor(send, shelf, { arrived, fault, silent, slow }) {
     Object.assign(this, { send, shelf, arrived, fault, silent, slow });
-    Object.assign(this, { number: 0, flying: null, waiting: null, ahead: null });
+    Object.assign(this, { number: 0, flying: null, waiting: null, ahead: null, fetched: new Set() });
   }
   get busy() { return this.flying !== null; }
   want(key) {
@@ -73,13 +82,16 @@ class Asking {
     if (!mine || !this.waiting) return;
     if (this.shelf.has(this.waiting)) this.arrived(this.waiting, false); else this.fly(this.waiting);
   }
-  // `nearby` lists keys, the likeliest first. Begins once nothing has moved for a while; then one follows the other.
+  // `nearby` lists keys, the likeliest first. Begins once nothing has moved for a while; then one follows the other,
+  // each once: where they are large, the first may have been forgotten when the last arrives.
   fetchAhead(nearby, going = false) {
     clearTimeout(this.pause);
+    if (!going) this.fetched = new Set();
     if (this.slow) return;
     this.pause = setTimeout(() => {
-      const next = nearby.find((key) => !this.shelf.has(key));
+      const next = nearby.find((key) => !this.shelf.has(key) && !this.fetched.has(key));
       if (!next || this.flying || this.ahead !== null) return;
+      this.fetched.add(next);
       this.ahead = ++this.number;
       try { this.send({ ask: next, id: this.ahead }); } catch { this.ahead = null; }
     }, going ? NEXT : QUIET);
