@@ -11,10 +11,13 @@ neural networks").
 Coordinates are pixels of the input; pixel i covers [i, i + 1).
 
 What is a convention, in `theoretical` and `reads`:
-- A unit is all channels of one place. Groups of channels are taken to mix.
-- Normalisation is taken as a scaling. That GroupNorm and InstanceNorm measure the whole map is left out.
+- A unit is all channels of one place. Channels are taken to mix: also groups, joined branches and a pixel shuffle's.
+- Normalisation is taken as a scaling. That GroupNorm, InstanceNorm, and a BatchNorm without running statistics measure
+  the whole map is left out. The gradient of `effective` has it.
 - An operator that mixes places in a way that is not known here is refused with a ValueError that names it.
 """
+
+from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +29,7 @@ from .maps import axes_of, walked_back
 __all__ = ["Axis", "Layer", "effective", "effective_size", "reads", "theoretical"]
 
 THRESHOLD = 1 - 0.9545  # of the peak
+AT_ONCE = 16  # images
 
 
 def theoretical(module: nn.Module, input_size: int | tuple[int, int], in_channels: int | None = None) -> list[Layer]:
@@ -57,7 +61,7 @@ def reads(
     the wiring allows; that a certain weight is zero it does not see.
     """
     trace, pixels, output = followed(module, input_size, in_channels)
-    _check_position(output, position)
+    position = _unit(output, position)
     place = trace.place(output)
     if place is None:  # made of constants alone
         return torch.zeros(pixels.shape[-2:], dtype=torch.bool)
@@ -76,23 +80,25 @@ def effective(module: nn.Module, images: Tensor, position: tuple[int, int]) -> T
 
     images: (B, C, H, W) float, on the module's device. position: (row, column) of a unit of the output map.
     Returns (H, W), sum 1: the absolute gradient of the unit, its channels summed, with respect to the pixels, their
-    channels summed, meaned over the images. All zeros where no pixel moves it. The module is run in evaluation mode;
-    it and its parameters' gradients stay as they were.
+    channels summed, meaned over the images. All zeros where no pixel moves it. The module is run in evaluation mode, on
+    several images at a time, which is taken not to mix them (one at a time, if it has a BatchNorm without running
+    statistics). It and its parameters' gradients stay as they were.
     Raises ValueError where images or position do not fit.
     """
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise ValueError(f"images are float (B, C, H, W), but got {images.dtype} of shape {tuple(images.shape)}")
     with torch.inference_mode(False), torch.enable_grad(), evaluating(module):
         total = torch.zeros(images.shape[-2:], dtype=images.dtype, device=images.device)
-        for image in images.detach():
-            pixels = image[None].clone().requires_grad_()
-            output = said(module, pixels, lambda x: module(x.clone()))
-            _check_position(output, position)
-            unit = output[:, :, position[0], position[1]].sum()
-            if unit.requires_grad:
-                gradient = torch.autograd.grad(unit, pixels, allow_unused=True)[0]
+        advice = "Do the images have the channels that it expects, and are they large enough?"
+        for pixels in images.detach().split(1 if any(map(_mixes_images, module.modules())) else AT_ONCE):
+            pixels = pixels.clone().requires_grad_()
+            output = said(module, pixels, advice, lambda x: module(x.clone()))
+            row, column = _unit(output, position)
+            units = output[:, :, row, column].sum()
+            if units.requires_grad:
+                gradient = torch.autograd.grad(units, pixels, allow_unused=True)[0]
                 if gradient is not None:
-                    total += gradient[0].abs().sum(0)
+                    total += gradient.abs().sum((0, 1))
     return total / total.sum() if total.sum() > 0 else total
 
 
@@ -105,10 +111,22 @@ def effective_size(field: Tensor) -> float:
     return float((field > THRESHOLD * peak).sum()) ** 0.5 if peak > 0 else 0.0
 
 
-def _check_position(output, position) -> None:
+def _mixes_images(part: nn.Module) -> bool:
+    return isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None
+
+
+def _unit(output, position) -> tuple[int, int]:
+    """The position, if it is one of this output's units."""
     if not isinstance(output, Tensor) or output.ndim != 4:
         what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"the module should give a map (B, K, h, w), but gave {what}")
     height, width = output.shape[-2:]
-    if len(position) != 2 or not (0 <= position[0] < height and 0 <= position[1] < width):
-        raise ValueError(f"position is (row, column) of a unit of a {height} x {width} map, but got {position}")
+    try:
+        row, column = map(index, position)
+        if 0 <= row < height and 0 <= column < width:
+            return row, column
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"position is (row, column), whole numbers, of a unit of a {height} x {width} map, but got {position}"
+    )

@@ -1,6 +1,7 @@
 """Running a module on tensors without content, and following each operator."""
 
 import logging
+from contextlib import contextmanager
 from itertools import count
 
 import torch
@@ -137,7 +138,7 @@ def followed(module: nn.Module, input_size, in_channels: int | None) -> tuple[Tr
         before, silenced.disabled = silenced.disabled, True  # it would print what is raised in words below
         try:
             with trace:
-                output = said(module, pixels, module)
+                output = said(module, pixels, "Try a larger input, or other in_channels.")
         finally:
             silenced.disabled = before
             for hook in hooks:
@@ -157,38 +158,38 @@ def _told(trace: Trace, name: str, module: nn.Module):
     return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
 
 
-class evaluating:
-    """As a context: the module in evaluation mode, with copies for its buffers. Afterwards every part has its own
-    attributes back, mode and buffers among them, whatever the forward wrote."""
-
-    def __init__(self, module: nn.Module):
-        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-            raise ValueError("a compiled ScriptModule cannot be looked into: give the module that it was made from")
-        if any(isinstance(each, UninitializedTensorMixin) for each in [*module.parameters(), *module.buffers()]):
-            raise ValueError("the module has lazy layers without weights yet: run it once on images, then ask again")
-        self.module, self.before = module, [(vars(part), dict(vars(part))) for part in module.modules()]
-
-    def __enter__(self):
-        self.module.eval()
-        for now, _ in self.before:
+@contextmanager
+def evaluating(module: nn.Module):
+    """The module in evaluation mode, with copies for its buffers. Afterwards every part has its own attributes back,
+    mode and buffers among them, whatever the forward wrote."""
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise ValueError("a compiled ScriptModule cannot be looked into: give the module that it was made from")
+    if any(isinstance(each, UninitializedTensorMixin) for each in [*module.parameters(), *module.buffers()]):
+        raise ValueError("the module has lazy layers without weights yet: run it once on images, then ask again")
+    before = [(vars(part), dict(vars(part))) for part in module.modules()]
+    try:
+        module.eval()
+        for now, _ in before:
             buffers = now["_buffers"].items()
             now["_buffers"] = {name: each if each is None else each.detach().clone() for name, each in buffers}
-
-    def __exit__(self, *_):
-        for now, before in self.before:
+        yield
+    finally:
+        for now, own in before:
             now.clear()
-            now.update(before)
+            now.update(own)
 
 
-def said(module: nn.Module, pixels: Tensor, run):
-    """`run(pixels)`; what goes wrong inside the module is said in words."""
+def said(module: nn.Module, pixels: Tensor, advice: str, run=None):
+    """What the module, or `run`, makes of the pixels; what goes wrong inside is said in words. advice: what helps where
+    the pixels do not fit."""
     try:
-        return run(pixels)
+        return (run or module)(pixels)
     except ValueError:
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        fits = not isinstance(error, RuntimeError) or isinstance(error, NotImplementedError)
         raise ValueError(
-            f"{type(module).__name__} cannot take an input of shape {tuple(pixels.shape)}: {first}. Try a larger "
-            "input, or give the number of channels that it expects."
+            f"{type(module).__name__} cannot take an input of shape {tuple(pixels.shape)}: {first}."
+            f"{'' if fits else ' ' + advice}"
         ) from error

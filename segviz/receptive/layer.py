@@ -23,8 +23,8 @@ class Axis:
     _line: Line | None = field(default=None, repr=False, compare=False)
 
     def field(self, unit: int) -> tuple[Number, Number]:
-        """The pixels [begin, end) that this unit reads: exact for every unit, also where their sizes differ. A unit
-        that reads nothing has the field (0, 0)."""
+        """The pixels [begin, end) that this unit reads, also where the units' sizes differ; (0, 0) for a unit that
+        reads nothing."""
         if self._line is not None:
             return self._line.of(unit) or (0, 0)
         centre = self.start + self.jump * unit
@@ -61,7 +61,8 @@ class Layer:
 
     def field(self, row: int, column: int) -> tuple[Number, Number, Number, Number]:
         """(top, left, bottom, right) of the field of one unit, half open, as though the map went on beyond the input's
-        borders: not clipped. Exact for every unit. Holes between its pixels count as inside. (0, 0, 0, 0) for one that
+        borders: not clipped. It is exact for every unit, but for pixels of the image that padding repeats or mirrors:
+        these are not in it (`reads` has them). Holes between its pixels count as inside. (0, 0, 0, 0) for one that
         reads nothing."""
         (top, bottom), (left, right) = self.rows.field(row), self.columns.field(column)
         return (top, left, bottom, right) if top < bottom and left < right else (0, 0, 0, 0)

@@ -52,18 +52,14 @@ def resized(mode: str, size: int, new: int, align_corners: bool, scale: float | 
         ratio = 1 / Fraction(scale).limit_denominator(4096)
     if align_corners:
         ratio = Fraction(size - 1, new - 1) if new > 1 else Fraction(0)
-    elif mode != "nearest":
-        shift = ratio / 2 - (0 if mode == "nearest-exact" else Fraction(1, 2))
-    reads = []
-    for i in range(ratio.denominator):
-        place = i * ratio + shift
-        low, between = math.floor(place), place.denominator > 1
-        if mode == "bilinear" and between:
-            reads.append((low, low + 1))
-        elif mode == "bicubic" and between:
-            reads.append((low - 1, low, low + 1, low + 2))
-        else:
-            reads.append((low,))
+    elif mode == "bilinear":
+        shift = (ratio - 1) / 2
+    places = [i * ratio + shift for i in range(ratio.denominator)]
+    lows = [math.floor(place) for place in places]
+    if mode == "bilinear":
+        reads = ((low,) if low == place else (low, low + 1) for low, place in zip(lows, places, strict=True))
+    else:
+        reads = ((low,) for low in lows)
     return Taps(tuple(reads), ratio.numerator, "edge")
 
 

@@ -1,8 +1,9 @@
 """Maps, what they are made from, and where a tensor's numbers lie on them."""
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ class Map:
     lines: tuple[Line, Line]  # rows, columns
     sizes: tuple[int, int]
     sources: tuple[tuple["Map", tuple[Taps, Taps]], ...] = ()
+    number: int = field(default_factory=count().__next__)  # greater than those of its sources
 
     def through(self, taps: tuple[Taps, Taps], sizes: tuple[int, int]) -> "Map":
         lines = tuple(line.through(tap) for line, tap in zip(self.lines, taps, strict=True))
@@ -24,14 +26,13 @@ class Map:
 
 
 # A tensor's dimension is a product of factors (what, size); what is 0 for the map's rows, 1 for its columns, None for
-# anything else (batch, channels), MIXED for channels whose fields differ. (B, C, H * W): ((None, B),), ((None, C),),
-# ((0, H), (1, W)). An axis that no factor names has a single unit.
-MIXED = "mixed"
-Factors = tuple[tuple[int | str | None, int], ...]
+# anything else (batch, channels). (B, C, H * W): ((None, B),), ((None, C),), ((0, H), (1, W)). An axis that no factor
+# names has a single unit.
+Factors = tuple[tuple[int | None, int], ...]
 
 
 def axes_of(factors: Factors) -> list[int]:
-    return [what for what, _ in factors if what in (0, 1)]
+    return [what for what, _ in factors if what is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,9 @@ class Place:
 
     map: Map
     layout: tuple[Factors, ...]
+
+    def replaced(self, dim: int, factors: Factors) -> "Place":
+        return replace(self, layout=(*self.layout[:dim], factors, *self.layout[dim + 1 :]))
 
     def through(self, reading: dict[int, tuple[Taps, int]]) -> "Place":
         """After an operator that reads along dimensions: {dimension: (taps, new size)}."""
@@ -50,7 +54,7 @@ class Place:
         for dim, (tap, new) in reading.items():
             what = layout[dim][0][0] if layout[dim] else None
             layout[dim] = ((what, new),)
-            if what in (0, 1):
+            if what is not None:
                 taps[what], sizes[what] = tap, new
         if taps == [KEEP, KEEP] and tuple(sizes) == place.map.sizes:
             return replace(place, layout=tuple(layout))
@@ -58,40 +62,31 @@ class Place:
 
     def settled(self, dim: int) -> "Place":
         """The same place, with dimension `dim` a single factor: that is how operators see it."""
-        factors, layout = self.layout[dim], list(self.layout)
-        axes, size = axes_of(factors), math.prod(size for _, size in factors)
-        absent = {0, 1} - {axis for each in layout for axis in axes_of(each)}
-        natural = len(layout) - dim  # the last dimension is the columns, the last but one the rows
-        if not axes:
-            if size == 1 and len(layout) > 2 and natural <= 2 and 2 - natural in absent:
-                layout[dim] = ((2 - natural, 1),)
-            elif len(factors) > 1:
-                layout[dim] = ((None, size),)
-            return replace(self, layout=tuple(layout))
-        factors = tuple(factor for factor in factors if factor[1] > 1 or factor[0] in (0, 1))
-        axis, units = factors[0]
-        if len(axes) > 1 or axis not in (0, 1) or any(what is MIXED for what, _ in factors[1:]):
+        factors, size = self.layout[dim], math.prod(size for _, size in self.layout[dim])
+        if not axes_of(factors):
+            absent = {0, 1} - {axis for each in self.layout for axis in axes_of(each)}
+            axis = dim + 2 - len(self.layout)  # the last dimension is the columns, the last but one the rows
+            return self.replaced(dim, ((axis if size == 1 and axis in absent else None, size),))
+        (axis, units), *others = (factor for factor in factors if factor[1] > 1 or factor[0] is not None)
+        if axis is None or axes_of(others):
             raise ValueError("it reads along a dimension in which rows, columns or channels were put one after another")
-        layout[dim] = ((axis, size),)
+        settled = self.replaced(dim, ((axis, size),))
         if size == units:
-            return replace(self, layout=tuple(layout))
+            return settled
         taps, sizes = [KEEP, KEEP], list(self.map.sizes)
         taps[axis], sizes[axis] = Taps(((0,),) * (size // units), 1), size  # each unit repeated
-        return Place(self.map.through(tuple(taps), tuple(sizes)), tuple(layout))
+        return replace(settled, map=self.map.through(tuple(taps), tuple(sizes)))
 
-    def mixed(self, dims: Iterable[int], size: Callable[[int], int]) -> "Place":
-        """Where each unit reads all others along `dims`. size(n): how many units are left of n."""
+    def mixed(self, dims: Iterable[int]) -> "Place":
+        """Where one unit is left along each of `dims`, which reads all."""
         taps, sizes, layout = [KEEP, KEEP], list(self.map.sizes), list(self.layout)
         for dim in dims:
             for axis in axes_of(layout[dim]):
-                taps[axis], sizes[axis] = everything(sizes[axis]), size(sizes[axis])
-            layout[dim] = tuple((what, size(n)) for what, n in layout[dim])
+                taps[axis], sizes[axis] = everything(sizes[axis]), 1
+            layout[dim] = tuple((what, 1) for what, _ in layout[dim])
         if taps == [KEEP, KEEP]:
             return replace(self, layout=tuple(layout))
         return Place(self.map.through(tuple(taps), tuple(sizes)), tuple(layout))
-
-    def without(self, dims: Iterable[int]) -> "Place":
-        return replace(self, layout=tuple(each for dim, each in enumerate(self.layout) if dim not in set(dims)))
 
     def viewed(self, shape: Iterable[int]) -> "Place":
         """The same numbers in another shape: the factors are dealt out anew, in order."""
@@ -104,13 +99,13 @@ class Place:
             while product < size:
                 what, n = left.pop(0)
                 need = size // product
-                if n > need and what not in (0, 1) and n % need == 0:
+                if n > need and what is None and n % need == 0:
                     left.insert(0, (what, n // need))
                     n = need
                 if size % (product * n):
                     raise ValueError("it cuts the rows or the columns of a map into pieces")
                 product *= n
-                if n > 1 or what in (0, 1):
+                if n > 1 or what is not None:
                     factors.append((what, n))
             layout.append(tuple(factors))
         return replace(self, layout=tuple(layout))
@@ -128,8 +123,7 @@ def joined(places: list[Place], shape: Iterable[int]) -> Place:
     for dim, size in enumerate(reversed(shape), 1):
         meeting = [place.layout[-dim] for place in places if dim <= len(place.layout)]
         fitting = [factors for factors in meeting if math.prod(n for _, n in factors) == size]
-        fitting.sort(key=lambda factors: (len(axes_of(factors)), any(what is MIXED for what, _ in factors)))
-        layout.insert(0, fitting[-1] if fitting else ((None, size),))
+        layout.insert(0, max(fitting, key=lambda factors: len(axes_of(factors)), default=((None, size),)))
     sizes = [1, 1]
     where = {axis: dim - len(shape) for dim, factors in enumerate(layout) for axis in axes_of(factors)}
     for axis, dim in where.items():
@@ -158,24 +152,14 @@ def joined(places: list[Place], shape: Iterable[int]) -> Place:
 
 def walked_back(last: Map, unit: tuple[int, int], first: Map) -> Tensor:
     """The units of `first` that can reach one unit of `last`: bool, of first's sizes."""
-    masks = {first: torch.zeros(first.sizes), last: torch.zeros(last.sizes)}
+    masks, waiting = {first: torch.zeros(first.sizes), last: torch.zeros(last.sizes)}, {last}
     masks[last][unit] = 1
-    for each in reversed(_in_order(last)):
+    while waiting:
+        each = max(waiting, key=lambda each: each.number)  # whatever is made from it has been seen
+        waiting.remove(each)
         for source, taps in each.sources:
             rows, columns = (matrix(*known) for known in zip(taps, each.sizes, source.sizes, strict=True))
             found = (rows.T @ masks[each] @ columns > 0).float()
             masks[source] = torch.maximum(masks.get(source, found), found)
+            waiting.add(source)
     return masks[first] > 0
-
-
-def _in_order(last: Map) -> list[Map]:
-    """All maps that lead to this one, each after those that it was made from."""
-    order, seen, waiting = [], set(), [(last, False)]
-    while waiting:
-        each, done = waiting.pop()
-        if done:
-            order.append(each)
-        elif each not in seen:
-            seen.add(each)
-            waiting += [(each, True), *((source, False) for source, _ in each.sources)]
-    return order
