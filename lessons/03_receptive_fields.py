@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 3 · Receptive fields
 #
-# *50 minutes. You will find out, by hand and then for any network, which pixels an answer can
+# *60 minutes. You will find out, by hand and then for any network, which pixels an answer can
 # depend on, and which of them really count. Then you will build three networks that are asked a
 # question whose answer lies just out of their sight. Builds on lesson 2.*
 
@@ -23,6 +23,8 @@ course.banner("03")
 # pictures small, our image is a line of 25 pixels.
 
 # %%
+import copy
+
 import torch
 from torch import nn
 
@@ -80,10 +82,11 @@ for layers in stacks:
 # the first to the last it is $k_{\text{eff}} - 1$ jumps.
 #
 # $$\text{size} \leftarrow \text{size} + (k_{\text{eff}} - 1) \cdot \text{jump} \qquad
-# \text{start} \leftarrow \text{start} + \Big(\frac{k_{\text{eff}} - 1}{2} - p\Big) \cdot \text{jump}
-# \qquad \text{jump} \leftarrow \text{jump} \cdot s$$
+# \text{jump} \leftarrow \text{jump} \cdot s \qquad
+# \text{start} \leftarrow \text{start} + \Big(\frac{k_{\text{eff}} - 1}{2} - p\Big) \cdot \text{jump}$$
 #
-# Size and start use the *old* jump.
+# The jump on the right is always the *old* one. Pooling counts like a convolution; what works on
+# each place by itself (ReLU, batch norm in evaluation, 1 × 1) changes nothing.
 #
 # **Exercise 1.** One step of it.
 
@@ -165,20 +168,18 @@ assert (stages[-1].size, fc6.size) == (212, 404)
 # fc6 could see 404 pixels, if there were so many: the rest are zeros from padding.
 #
 # ResNet-50 (2015) has blocks with two ways, a bypass and three convolutions (1 × 1, 3 × 3, 1 × 1).
-# The longer way counts. **Predict:** in the first block of a stage one of the three has a stride of
-# 2. In the authors' own model it is the first 1 × 1, in torchvision the 3 × 3. Whose field is
-#    larger?
+# The longer way counts. **Predict:** in the first block of a stage one of the three strides by 2:
+# in the authors' own model the first 1 × 1, in torchvision the 3 × 3. Whose field is larger?
 
 # %%
 def deepest(network):
     return receptive.theoretical(network, 224)[-1].size
 
-as_in_torchvision = deepest(resnet)
-for stage in resnet[5:]:                     # the stride goes from the 3 x 3 to the 1 x 1
-    first = stage[0]
-    first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-assert (as_in_torchvision, deepest(resnet)) == (427, 483)
-as_in_torchvision, deepest(resnet)
+as_by_the_authors = copy.deepcopy(resnet)
+for stage in as_by_the_authors[5:]:          # the stride goes from the 3 x 3 to the 1 x 1
+    stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+assert (deepest(resnet), deepest(as_by_the_authors)) == (427, 483)
+deepest(resnet), deepest(as_by_the_authors)
 
 # %% [markdown]
 # The authors': its 3 × 3 already steps over the smaller map. Two networks of one name, and 56
@@ -199,16 +200,16 @@ class Block(nn.Module):
     def forward(self, x):
         return self.long(x) + self.short(x)
 
-network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2), Block(), Block())
+two_ways = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2), Block(), Block())
 
 # %%
-for weight in network.parameters():
+for weight in two_ways.parameters():
     nn.init.ones_(weight)
 image = torch.rand(1, 3, 64, 64, requires_grad=True)
-network(image)[0, :, 16, 16].sum().backward()
+two_ways(image)[0, :, 16, 16].sum().backward()
 rows = image.grad[0].sum((0, 2)).nonzero()                  # rows of pixels that matter
 found = (rows.min().item(), rows.max().item() + 1)
-layer = receptive.theoretical(network, 64)[-1]
+layer = receptive.theoretical(two_ways, 64)[-1]
 assert found == layer.field(16, 16)[::2]                    # (top, left, bottom, right)
 found, layer.size
 
@@ -258,7 +259,7 @@ def atrous2d(*rates):
     return nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=r, dilation=r) for r in rates])
 
 def share_read(*rates, size=27):
-    read = receptive.reads(atrous2d(*rates), size, (size // 2, size // 2))
+    read = receptive.reads(atrous2d(*rates), size, (size // 2, size // 2))   # (H, W) bool
     side = receptive.theoretical(atrous2d(*rates), size)[-1].size
     return read, f"rates {rates}: {read.sum() / side**2:.0%} of {side} × {side}"
 
@@ -270,8 +271,8 @@ assert share_read(2, 2, 2)[0].sum() == 7**2 and share_read(1, 2, 9)[0].sum() == 
 
 # %% [markdown]
 # The third layer lays three copies of that 7 × 7 square side by side, its rate apart. Up to 7 they
-# touch. From 8 on there are gaps between them. So a rate may be as large as the field below it, and
-# no larger.
+# touch. From 8 on there are gaps between them. As long as the field below has no holes, a rate up
+# to its size makes none, and a larger one does.
 #
 # The field's *size* is not the whole truth: it says how far a unit sees, not that it sees
 # everything on the way.
@@ -294,9 +295,9 @@ exercises.pixels_read.check(pixels_read)
 # layer. Point at any output unit, and see what it depends on at every layer and in the picture. Add
 # layers, change their kernel, stride, padding, rate. **Predict**, then try:
 #
-# 1. Turn the rates of the stack into 1, 2, 4. Which holes close?
-# 2. Give the *first* layer a stride of 2. Then give it back, and give it to the *last*. Which of
-#    the two moves makes the field larger?
+# 1. Give the three layers the rates 1, 2 and 7, with as much padding. Then 8.
+# 2. Rates 1, 1, 1 again. Give the *first* layer a stride of 2; take it back, and give it to the
+#    *last*. Which of the two makes the field larger?
 # 3. Choose VGG16 and look from deeper and deeper layers. Where does the field become larger than
 #    the picture?
 # 4. Make a kernel larger than its map. What is wrong?
@@ -309,6 +310,10 @@ explorer = ReceptiveExplorer(toytown.scene(25, 224).image)
 explorer
 
 # %% [markdown]
+# 1: no holes at 7, one between each two copies at 8. 2: the first: 11 pixels against 7; the last
+# layer's own stride does nothing for it. 3: only at fc6, where 212 becomes 404. 4: the red line
+# under the control says it.
+#
 # ## Which pixels count
 #
 # > **Myth or measured?** *"A unit looks at its receptive field."* As if all of its pixels counted
@@ -351,7 +356,7 @@ width(8), width(32)
 # %% [markdown]
 # In two dimensions, and with real weights: the **effective receptive field** is the size of the
 # gradient, pixel by pixel, averaged over images. Luo et al. (2016) measured it: a bell in random
-# networks, which training makes larger.
+# networks, which grew when they were trained.
 #
 # **Exercise 4.** Measure it.
 
@@ -391,6 +396,8 @@ def field_of_random(depth, kernel_size=3, size=85):
     return torch.stack(fields).mean(0)
 
 # %%
+from matplotlib.patches import Rectangle
+
 sizes = {}
 figure, axes = draw.panels(5, size=2)
 settings = ((1, 11), (5, 3), (10, 3), (20, 3), (40, 3))
@@ -399,23 +406,26 @@ for ax, (depth, k) in zip(axes, settings, strict=True):
     sizes[depth, k] = receptive.effective_size(field)
     title = f"{depth} × ({k} × {k}): {sizes[depth, k]:.0f} of {full}"
     draw.heat(ax, field, title, vmax=field.max())
+    corner = (85 - full) / 2 - 0.5                        # the theoretical field
+    ax.add_patch(Rectangle((corner, corner), full, full, fill=False, color="white"))
 
 # %%
-assert sizes[5, 3] < sizes[1, 11] + 0.1
+assert sizes[5, 3] < sizes[1, 11]
 assert sizes[40, 3] < 2.5 * sizes[10, 3]              # not four times as large: about twice
 assert sizes[40, 3] / 81 < 0.6 < sizes[10, 3] / 21
 {f"{depth} layers": f"{sizes[depth, 3] / (2 * depth + 1):.0%}" for depth in (5, 10, 20, 40)}
 
 # %% [markdown]
-# One wide layer uses all of its field. Forty layers use a good third of the width they could see.
-# Depth makes a field large on paper; what counts stays near the middle. Does training change that?
+# One wide layer uses all of its field, and uses it evenly. Five layers of the same field already
+# look at its middle. Forty layers use a good third of the width they could see. Depth makes a field
+# large on paper; what counts stays near the middle. Does training change that?
 #
 # ## The evidence out of reach
 #
 # Now the question that decides whether all this matters: can a network know what it does not see?
-# Toytown has a world made for asking. On a misty meadow stands *one sprite*. If there is a petrol
-# pump at some distance, the sprite is a **car**. If there is a red buoy, it is a **boat**. Nothing
-# else tells.
+# Toytown has a world made for asking. On a misty meadow stands *one sprite*. If a petrol pump
+# stands at some distance, the sprite is a **car**. If it is a red buoy, the sprite is a **boat**.
+# Nothing else tells than this *beacon*.
 
 # %%
 figure, axes = draw.panels(4, size=2.2)
@@ -426,7 +436,8 @@ for ax, (distance, label) in zip(axes, shown, strict=True):
 
 # %% [markdown]
 # Our networks label four things: car, boat, pump, buoy. The meadow is void (255), so that nothing
-# is asked there. We also note for each pixel how far it is from the beacon.
+# is asked there. We also note for each pixel how far it is from the beacon. That stands 1 to 10
+# pixels from the sprite's edge; the sprite is long, and its far end is up to 25 away.
 
 # %%
 CAR, BOAT, BEACON = (toytown.CLASSES.index(name) for name in ("car", "boat", "pole"))
@@ -455,7 +466,7 @@ def examples(indices, labels):
     made = [example(i, 1 + i % 10, label) for i in indices for label in labels(i)]
     return [torch.stack(parts) for parts in zip(*made, strict=True)]
 
-images, targets, _ = examples(range(800), lambda i: ("car", "boat")[i // 10 % 2:][:1])
+images, targets, _ = examples(range(800), lambda i: [("car", "boat")[i // 10 % 2]])
 train = TensorDataset(images, targets)
 twins = examples(range(10_000, 10_060), lambda i: ("car", "boat"))    # each picture as both
 
@@ -484,8 +495,6 @@ for name, rates in RATES.items():
 # lies 5 pixels from the beacon? 12? 18? 24? Draw three curves. Then train.
 
 # %%
-import copy
-
 from segviz.training import evaluate, fit
 
 torch.manual_seed(0)
@@ -510,17 +519,19 @@ curves = {name: rightness(network, *twins) for name, network in networks.items()
 figure, (ax,) = draw.panels(1, size=4)
 figure.set_size_inches(7, 3.2)
 ax.axis("on")
-colours = ("#CC6677", "#DDAA33", "#332288")
-for (name, curve), colour in zip(curves.items(), colours, strict=True):
-    ax.plot(list(curve), list(curve.values()), color=colour, label=name, marker="o", ms=3)
+colours = ("#332288", "#DDAA33", "#CC6677")
+for (name, curve), colour in zip(reversed(curves.items()), colours, strict=True):
+    ax.plot(list(curve), list(curve.values()), color=colour, label=name, marker="o", ms=3,
+            linewidth={"far": 5, "middle": 3, "near": 1.5}[name])
     ax.axvline(sum(RATES[name]) + 0.5, color=colour, linestyle=":")
 ax.set(xlabel="pixels from the beacon", ylabel="share right", ylim=(0.4, 1.04))
 ax.legend(frameon=False);
 
 # %% [markdown]
 # Steps, as sharp as the theory. The dotted lines are not fitted: each stands at half the network's
-# theoretical field. One pixel nearer, and a network is nearly always right. One pixel further, and
-# it is exactly as good as a coin.
+# theoretical field. Up to that line a network is right nine times in ten and mostly always; one
+# pixel further, and it is exactly as good as a coin. (Right beside the beacon, at distance 1, there
+# are few pixels to learn from.)
 
 # %%
 for name, curve in curves.items():
@@ -538,15 +549,16 @@ for name, curve in curves.items():
 
 # %%
 with torch.no_grad():
-    as_car, as_boat = networks["near"](twins[0][:2])          # logits of one pair of twins
+    as_car, as_boat = networks["near"](twins[0][:2])          # scores of one pair of twins
 same = (as_car == as_boat).all(0)                             # (H, W)
 assert same[twins[2][0] > sum(RATES["near"])].all() and not same.all()
 
-titles = ("as a car", "as a boat", "logits that differ")
+titles = ("as a car", "as a boat", "scores that differ, sprite")
 figure, axes = draw.panels(3, size=2.4, titles=titles)
 draw.image(axes[0], twins[0][0])
 draw.image(axes[1], twins[0][1])
-draw.heat(axes[2], ~same);
+draw.heat(axes[2], ~same)
+axes[2].contour(twins[1][0] < 2, levels=[0.5], colors="#d6004b");
 
 # %% [markdown]
 # No training, no data and no trick can help a network with what lies outside its field. **What
@@ -557,7 +569,7 @@ draw.heat(axes[2], ~same);
 # another so that the sprite's middle is at the cross. **Predict:** what has training changed?
 
 # %%
-car_or_boat = nn.Conv2d(4, 1, 1, bias=False)             # the car's logit less the boat's
+car_or_boat = nn.Conv2d(4, 1, 1, bias=False)             # the car's score less the boat's
 car_or_boat.weight.data = torch.tensor([1., -1, 0, 0]).view(1, 4, 1, 1)
 
 def around_the_sprite(network, image, target, reach=22):
@@ -593,13 +605,13 @@ for name, field in fields.items():
 assert across / down > 1.2
 
 # %% [markdown]
-# Before training a round bell. After: a band to the left and the right, because that is where the
-# beacon stands. Training has moved the effective field to the evidence. It can, as far as the
-# theoretical field lets it.
+# Before training a round bell. After: a band to the left and the right, which is where the beacon
+# stands, seen from the sprite. Luo et al. saw the effective field grow in training. Ours has not
+# grown: it has moved to where the evidence is, as far as the theoretical field lets it.
 #
-# The explorer knows your networks, too. **Predict:** choose "near, trained" and "far, trained", on
-# the picture the effective field, and point at units on and off the sprite. For which of them is
-# the beacon inside the box?
+# The explorer knows your networks, too. In "its field" you find the sprite and the beacon. Point at
+# the sprite's end that is far from the beacon. **Predict:** is the beacon in the box of "far,
+# trained"? And of "near, trained"? Then turn to the effective field.
 
 # %%
 questions = {f"{name}, trained": nn.Sequential(networks[name], car_or_boat)
@@ -607,7 +619,7 @@ questions = {f"{name}, trained": nn.Sequential(networks[name], car_or_boat)
 trained = ReceptiveExplorer(twins[0][0], networks=questions,
                             effective={name: twins[0][:2] for name in questions})
 row, column = (twins[1][0] < 2).nonzero()[0].tolist()
-trained.set(network="far, trained", shown="effective field", unit=(row, column))
+trained.set(network="far, trained", unit=(row, column))
 trained
 
 # %% [markdown]
@@ -637,32 +649,34 @@ assert results["field 11"].mean_iou > results["field 45"].mean_iou
 
 # %% [markdown]
 # The small one. Both have the same weights to spend. One spends them on 11 × 11 pixels, the other
-# spreads them over 45 × 45; and here what a pixel shows is mostly told by what is near. A field
-# must be large *enough* for the evidence, and still have taps to spare for the detail.
+# spreads them over 45 × 45; and here what a pixel shows is mostly told by what is near. (After 200
+# steps, that is. Train longer, and the gap shrinks.) A field must be large *enough* for the
+# evidence, and still have taps to spare for the detail.
 #
 # ## The failure to take along
 #
 # Atrous layers paid for their field with holes. Strides pay for it with the map: every stride of 2
 # makes all later kernels reach twice as far, at a quarter of the work, and that is why VGG16 has
-# five of them. Its last map has one unit for 32 × 32 pixels. Here is a label map, perfect but for
-# that: one label for each 32 × 32 pixels, 16 × 16, 8 × 8.
+# five of them. Its last map has one unit for 32 × 32 pixels. Here is a label map whose every answer
+# is right, given once for each 8 × 8, 16 × 16, 32 × 32 pixels: the label at their middle.
 
 # %%
 from segviz import metrics
 
 truth = torch.stack([toytown.scene(3 * i + 1, 128).mask for i in range(30)])    # (30, H, W)
-for jump in (8, 16, 32):
+figure, axes = draw.panels(4, size=2.3)
+draw.labels(axes[0], truth[4], "truth")
+for ax, jump in zip(axes[1:], (8, 16, 32), strict=True):
     middle = truth[:, jump // 2::jump, jump // 2::jump]
     blocks = middle.repeat_interleave(jump, 1).repeat_interleave(jump, 2)
     counts = metrics.confusion_matrix(blocks.where(blocks != 255, 0), truth, 10)
     score = metrics.mean_iou(counts)
-    print(f"one label for {jump:2} x {jump:2} pixels:   mean IoU {score:.3f}")
     assert score < {8: 0.7, 16: 0.55, 32: 0.4}[jump]
+    draw.labels(ax, blocks[4], f"{jump} × {jump}: mean IoU {score:.2f}")
 
 # %% [markdown]
-# A network that makes no mistake at all, and answers once in 32 × 32 pixels, has lost the picture.
-# To see far we shrink the map. So we must make it large again. How? **Lesson 4: making maps
-# larger.**
+# Every answer is right, and at 32 × 32 the picture is lost. To see far we shrink the map. So we
+# must make it large again. How? **Lesson 4: making maps larger.**
 #
 # ## What was shown
 #
@@ -671,9 +685,10 @@ for jump in (8, 16, 32):
 #   way.
 # - Rates make a field large without strides, and can leave holes in it.
 # - Inside the field pixels do not count alike: what counts is a bell around the middle, whose width
-#   grows with the square root of the depth, until training moves it.
+#   grows with the square root of the depth. Training moves it.
 # - Evidence outside the field cannot be used: accuracy falls to chance at exactly its edge.
-# - A field must be large enough for the evidence. Beyond that, larger is not better.
+# - A field must be large enough for the evidence. With the same weights, larger than that was not
+#   better.
 
 # %%
 print("Scoreboard: car or boat, the sprite's pixels by their distance from the evidence")

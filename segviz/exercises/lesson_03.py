@@ -65,6 +65,19 @@ def _padding_makes_it_larger(size, jump, start, k, s, p, d):
     return new_size + 2 * p * jump, new_jump, new_start
 
 
+def _in_another_order(size, jump, start, k, s, p, d):
+    new_size, new_jump, new_start = _step(size, jump, start, k, s, p, d)
+    return new_size, new_start, new_jump
+
+
+def _start_without_jump(size, jump, start, k, s, p, d):
+    return _step(size, jump, start, k, s, p, d, start_jump=1)
+
+
+def _rounded(size, jump, start, k, s, p, d):
+    return size + d * (k - 1) * jump, jump * s, start + (d * (k - 1) // 2 - p) * jump
+
+
 @exercise(
     "Follow size, jump and start through one layer",
     hints=(
@@ -85,12 +98,15 @@ def _padding_makes_it_larger(size, jump, start, k, s, p, d):
         "One too many: from the first to the last of n units are n - 1 jumps.": _whole_kernel,
         "Jumps multiply: two strides of 2 put units 4 pixels apart. You added.": _jumps_added,
         "The new jump is the stride times the old jump. You left the old one out.": _jump_replaced,
+        "The right numbers in another order. Asked for: size, jump, start.": _in_another_order,
+        "In the start the jump is missing: its steps, too, are steps of the map below.": _start_without_jump,
+        "You rounded. An even kernel has its middle between two units: divide with / instead of //.": _rounded,
         "Padding is missing: it moves the first unit's field to the left, out of the image.": _start_without_padding,
         "Padding counts units of the map below. Each is `jump` pixels wide.": _padding_in_pixels,
         "Padding does not make a field larger. It only moves where the first one begins.": _padding_makes_it_larger,
     },
     praise="With these three lines you can follow any chain of convolutions and poolings.",
-    advice="Try the first case on paper: a 3-kernel on pixels, no padding, gives size 3, jump 1, start 1.5.",
+    advice="On paper: from (6, 2, 1.0) a kernel of 3 with stride 2 and padding 1 leads to (10, 4, 1.0).",
 )
 def one_layer(size, jump, start, kernel, stride, padding, dilation):
     """(size, jump, start) of the map behind one layer, from those of the map before it."""
@@ -140,6 +156,15 @@ def _twice_as_wide(unit, size, jump, start):
     return middle - size, middle + size
 
 
+def _size_rounded(unit, size, jump, start):
+    middle = start + unit * jump
+    return middle - size // 2, middle + size // 2
+
+
+def _without_padding(unit, size, jump, start):
+    return unit * jump, unit * jump + size
+
+
 @exercise(
     "Find the pixels of a unit's field",
     hints=(
@@ -151,6 +176,8 @@ def _twice_as_wide(unit, size, jump, start):
     mistakes={
         "Your end is the last pixel itself. Asked for: one past it, as in Python's slices.": _last_included,
         "Your fields lie side by side. They overlap: neighbours are only `jump` apart.": _side_by_side,
+        "You rounded size / 2. A field of 7 pixels reaches 3.5 to each side of its middle.": _size_rounded,
+        "So it was in lesson 2, where nothing was padded. In general unit 0's field has its middle at `start`.": _without_padding,
         "The start is missing: unit 0's middle is at `start`, not at 0.": _start_forgotten,
         "`start` is the *middle* of unit 0's field. You took it for its edge.": _start_is_the_edge,
         "You cut the field off at the image's edge. A network with padding looks at what is outside, too: zeros.": _cut_off,
@@ -227,7 +254,8 @@ def _as_a_list(places, rates):
         "Begin with the set {0}. For every layer: each place so far, minus the rate, plus nothing, plus the rate.",
         "places = {place + tap for place in places for tap in (-rate, 0, rate)}, once a layer; at the end sorted(places)",
     ),
-    cases=lambda: [([1],), ([2, 2],), ([1, 2],), ([2, 2, 2],), ([1, 2, 5],), ([3, 1],), ([4, 2, 4],), ([1, 2, 4, 8],)],
+    cases=lambda: [([1],), ([2, 2],), ([1, 2],), ([2, 2, 2],), ([1, 2, 5],), ([3, 1],), ([4, 2, 4],), ([1, 2, 4, 8],), ([2, 3],),
+                   ([1, 2, 9],)],
     observe=_as_a_list,
     mistakes={
         "You listed the whole field. Between the taps of an atrous layer are holes: some pixels nobody reads.": _no_holes,
@@ -301,6 +329,19 @@ def _channels_kept(network, image, row, column):
     return _gradient(network, image, row, column).abs()
 
 
+def _largest_channel(network, image, row, column):
+    return _gradient(network, image, row, column).abs().amax(0)
+
+
+def _length_over_channels(network, image, row, column):
+    return _gradient(network, image, row, column).norm(dim=0)
+
+
+def _by_the_peak(network, image, row, column):
+    field = _gradient(network, image, row, column).abs().sum(0)
+    return field / field.max()
+
+
 def _cases() -> list[tuple]:
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -330,10 +371,14 @@ def _cases() -> list[tuple]:
         "You took one channel of the output. Asked for: all of them, added up.": _first_output_channel,
         "You took one channel of the image. Asked for: all of them, added up.": _first_input_channel,
         "You took the mean over the image's channels. Asked for: the sum.": _mean_of_channels,
+        "You took the largest of the image's channels. Asked for: the sum.": _largest_channel,
+        "You took the length over the image's channels, the root of the sum of squares. Asked for: the sum of |gradient|.": _length_over_channels,
+        "You divided by the peak. Here the plain numbers are asked for.": _by_the_peak,
         "You divided by the sum. That is a good idea for comparing networks; here the plain numbers are asked for.": _normalised,
         "The image's channels are still there: add them up, which leaves (H, W).": _channels_kept,
     },
     praise="This works for any network you can differentiate, your own included.",
+    advice="Does the image ask for its gradient, and is it the same tensor whose .grad you read?",
 )
 def effective_field(network, image, row, column):
     """image (C, H, W) -> (H, W): how strongly each pixel moves the unit (row, column) of the network's output (its
