@@ -11,6 +11,7 @@ import pytest
 from browser import command, open_notebook, run_all, run_cell
 
 import segviz.widgets
+from segviz.widgets import Choice, Explorer, Grid, Panel, ReceptiveExplorer, Slider, State
 from segviz.widgets.panels import encode
 from segviz.widgets.snapshot import _plain_layers
 
@@ -503,6 +504,110 @@ def test_a_local_point_is_followed_with_no_kernel_and_no_new_state(following, pa
     assert "Strength 1. Row 2. Column 3." in root.locator(".sv-readout").inner_text()
     page.wait_for_timeout(50)
     assert picture(root) == before and page.errors == []
+
+
+def test_what_is_moved_before_it_is_shown_is_shown_there(tmp_path, page):
+    namespace = {}
+    exec(SETUP, namespace)
+    moved = namespace["ReceptiveExplorer"](namespace["scene"].image)
+    moved.set(network="VGG16", unit=(2, 5))
+    moved.export_html(tmp_path / "moved.html")
+    page.goto(f"file://{tmp_path / 'moved.html'}")
+    root = explorer(page, 0)
+    settled(page, 0)
+    assert root.locator(".sv-control", has_text="Unit").locator(".sv-value").inner_text() == "2, 5"
+    assert "The unit in row 2 reads 224" in root.locator(".sv-readout").inner_text() and page.errors == []
+
+
+def test_a_point_without_its_panel_waits_for_it(tmp_path, page):
+    namespace = {}
+    exec(SETUP + """
+def comes(panels):
+    shown = [Panel("Map", [Image(torch.zeros(3, 4, 4)), Marker("at")]) for _ in range(panels)]
+    return State(shown, f"{panels} panels.")
+
+comes = Explorer(comes, [Slider("panels", "Panels", 1, 2), Point("at", "At", 1, 4, 4, (2, 2), local=True)], title="C")
+comes.export_html(PATH)
+""".replace("PATH", repr(str(tmp_path / "comes.html"))), namespace)
+    page.goto(f"file://{tmp_path / 'comes.html'}")
+    root = explorer(page, 0)
+    settled(page, 0)
+    assert not root.locator(".sv-point").is_visible()
+    slider(root, "Panels").fill("2")
+    root.locator(".sv-point").click(position={"x": 3, "y": 3})
+    assert root.locator(".sv-value").last.inner_text() == "0, 0"
+    slider(root, "Panels").fill("1")
+    assert not root.locator(".sv-point").is_visible() and page.errors == []
+
+
+def test_the_shelf_forgets_the_oldest_states_of_too_many_bytes(page):
+    source = (Path(segviz.widgets.__file__).parent / "states.js").read_text(encoding="utf-8")
+    kept = page.evaluate("""(source) => new Function(source + `
+        const shelf = new Shelf(), large = (bytes) => ({ buffers: [new Uint8Array(bytes), new Uint8Array(8)] });
+        for (let i = 0; i < 10; i++) { shelf.put('a' + i, large(9e6)); shelf.put('a' + i, large(9e6)); }
+        const first = [...shelf.recent.keys()], bytes = shelf.bytes;
+        shelf.put('whole', large(90e6));
+        return [first, bytes, [...shelf.recent.keys()]];`)()""", source)
+    assert kept == [[f"a{i}" for i in range(4, 10)], 6 * 9_000_008, ["whole"]]
+
+
+LIVE = """
+const bytes = (entry) => entry.buffers.map((values) => Uint8Array.from(values));
+const model = { get: (name) => traits[name], set() {}, save_changes() {}, off() {},
+                on(name, call) { this[name] = call; },
+                send({ ask, id }) {
+                    window.asked.push(ask);
+                    setTimeout(() => this['msg:custom']({ ...answers[ask], id }, bytes(answers[ask])), 20);
+                } };
+window.asked = [];
+traits._first.buffers = bytes(traits._first);
+render({ model, el: document.body });
+"""
+
+
+def live(page, explorer, keys):
+    """The explorer on a page, with a stand-in for its kernel that answers these keys."""
+    def entry(key):
+        found = explorer._entry(key)
+        return found | {"buffers": [list(buffer) for buffer in found["buffers"]]}
+
+    names = ("title", "places", "_controls", "_start", "_slow", "_complete")
+    traits = {name: getattr(explorer, name) for name in names} | {"_first": entry(explorer._first["key"])}
+    script = explorer._esm.replace("export default { render };", LIVE)
+    page.set_content("<body></body>")
+    page.add_style_tag(content=explorer._css)
+    page.evaluate("([script, traits, answers]) => new Function('traits', 'answers', script)(traits, answers)",
+                  [script, traits, {key: entry(key) for key in keys}])
+    return page.locator("section.sv")
+
+
+def test_what_is_hidden_or_disabled_is_not_fetched_ahead(page):
+    def compute(kind, spare, more):
+        still = {"hidden": ("spare",), "disabled": ("more",)} if kind == "b" else {}
+        return State([Panel("Map", [Grid(2, 2, (0, 0, 2, 2))], size=(2, 2))], "A map.", **still)
+
+    controls = [Choice("kind", "Kind", ("a", "b")), Slider("spare", "Spare", 0, 3), Slider("more", "More", 0, 3)]
+    keys = [f"{kind},{spare},{more}" for kind in range(2) for spare in range(4) for more in range(4)]
+    live(page, Explorer(compute, controls, prepared=False), keys)
+    page.get_by_role("combobox").select_option("b")
+    page.wait_for_timeout(800)
+    assert page.evaluate("window.asked") == ["1,0,0"]                      # no other setting of b can differ
+    page.get_by_role("combobox").select_option("a")
+    page.wait_for_function("window.asked.length === 3")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.asked") == ["1,0,0", "0,1,0", "0,0,1"] and page.errors == []
+
+
+def test_what_is_moved_before_it_is_shown_is_shown_by_the_kernel(page):
+    namespace = {}
+    exec(SETUP, namespace)
+    moved = ReceptiveExplorer(namespace["scene"].image, prepared=False)
+    moved.set(network="VGG16", unit=(2, 5))
+    key = moved._key(moved._shared(moved.places))
+    root = live(page, moved, [key])
+    page.wait_for_function("key => document.querySelector('section.sv').dataset.key === key", arg=key)
+    assert "The unit in row 2 reads 224" in root.locator(".sv-readout").inner_text()
+    assert root.locator(".sv-control", has_text="Unit").locator(".sv-value").inner_text() == "2, 5"
 
 
 def test_tabs_are_opened_renamed_and_hidden(following, page):
