@@ -154,8 +154,13 @@ def convolution_matrix(
     weight: (C, D, kh, kw), as `nn.Conv2d` has it: D input channels, C output channels. height, width: of the input.
     Returns (outputs, inputs), both counted channel by channel, row by row. Column i is what the convolution makes of
     an image that is 1 at input i and 0 elsewhere, and that is how it is found.
-    Raises ValueError where the kernel does not fit into the padded input.
+    Raises ValueError where the kernel does not fit into the padded input, or the settings are out of range.
     """
+    if weight.dim() != 4 or min(height, width, stride, dilation) < 1 or padding < 0:
+        raise ValueError(
+            "expected a weight (C, D, kh, kw), height, width, stride and dilation from 1 up and padding from 0 up; got "
+            f"{tuple(weight.shape)}, {height=}, {width=}, {stride=}, {dilation=}, {padding=}"
+        )
     _, channels, *kernel = weight.shape
     for name, size, taps in zip(("height", "width"), (height, width), kernel, strict=True):
         if size + 2 * padding < dilation * (taps - 1) + 1:
@@ -181,7 +186,7 @@ def by_transposed_matrix(
     matrix = convolution_matrix(weight, height, width, stride, padding, dilation)
     more = output_padding // stride      # not 0 only with a dilation: there the way back would find more than H x W
     columns = F.pad(maps, (0, more, 0, more)).flatten(1)
-    return (columns @ matrix).view(len(maps), -1, height, width)
+    return (columns @ matrix).view(len(maps), weight.shape[1], height, width)
 
 
 # --- checkerboards (lesson 05)
@@ -190,7 +195,10 @@ def by_transposed_matrix(
 def overlap(size: int, kernel_size: int, stride: int, layers: int = 1) -> Tensor:
     """How many paths lead from `size` inputs in a row to each output of `layers` transposed convolutions, one after the
     other, without padding: integers (n,). It is what they make of ones with weights of one. Odena, Dumoulin, Olah 2016.
+    Raises ValueError where a number is below 1.
     """
+    if min(size, kernel_size, stride, layers) < 1:
+        raise ValueError(f"expected numbers from 1 up; got {size=}, {kernel_size=}, {stride=}, {layers=}.")
     paths = torch.ones(1, 1, 1, size, dtype=torch.long)
     for _ in range(layers):
         paths = scatter_and_add(paths, torch.ones(1, 1, 1, kernel_size, dtype=torch.long), stride)
@@ -215,15 +223,19 @@ class ResizeConv(nn.Module):
     Odena, Dumoulin, Olah 2016.
 
     (B, in_channels, H, W) -> (B, out_channels, H * scale, W * scale). kernel_size: odd, so that the convolution keeps
-    the size. mode: "nearest" (what worked best for them) or "bilinear".
+    the size. mode: "nearest" (what worked best for them) or "bilinear". ValueError for anything else.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, scale: int, kernel_size: int = 3, mode: str = "nearest"
     ):
         super().__init__()
-        if kernel_size % 2 == 0:
+        if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"expected an odd kernel_size, which keeps the size of the map; got {kernel_size}.")
+        if scale % 1 or scale < 1 or mode not in ("nearest", "bilinear"):
+            raise ValueError(
+                f'expected a whole scale from 1 up, and mode "nearest" or "bilinear"; got scale={scale}, mode={mode!r}.'
+            )
         self.resize = nn.Upsample(scale_factor=scale, mode=mode)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 

@@ -101,20 +101,27 @@ def checkerboard(maps: Tensor, stride: int) -> float:
     is computed so. Of noise it is about (stride**2 - 1) / (H * W), of a constant map 0. Odena, Dumoulin, Olah 2016
     name the pattern; the measure is this course's.
 
-    maps: (..., H, W), at least 2 * stride on each side; pixels beyond a whole number of periods are left out. Of
-    several maps the energies are added, then divided once.
-    Raises ValueError where the maps are too small to repeat.
+    maps: (..., H, W), a tensor or an array of numbers, at least 2 * stride on each side; pixels beyond a whole number
+    of periods are left out. Of several maps the energies are added, then divided once. stride: a whole number.
+    A map counts as constant where it varies by no more than 8 roundings of its own floating type. float16 and
+    bfloat16 round so much that weak patterns drown; measure before converting to them.
+    Raises ValueError where the maps are too small to repeat, none, or hold NaN or infinities.
     """
-    if stride < 1 or maps.dim() < 2 or min(maps.shape[-2:]) < 2 * stride:
+    maps = torch.as_tensor(maps).detach()
+    if stride % 1 or stride < 1 or maps.dim() < 2 or min(maps.shape[-2:]) < 2 * stride:
         raise ValueError(
-            f"a pattern of period {stride} needs maps (..., H, W) with two periods on each side, but these have shape "
-            f"{tuple(maps.shape)}: pass larger maps, or the layer's own stride"
+            f"a pattern of period {stride} needs maps (..., H, W) with two periods of whole pixels on each side, but "
+            f"these have shape {tuple(maps.shape)}: pass larger maps, or the layer's own stride"
         )
+    stride, rounding = int(stride), torch.finfo(maps.dtype).eps if maps.is_floating_point() else 0.0
     height, width = (size // stride * stride for size in maps.shape[-2:])
-    maps = maps[..., :height, :width].detach().double()
+    maps = maps[..., :height, :width].double()
+    if not maps.numel() or not maps.isfinite().all():
+        what = "are none" if not maps.numel() else "hold NaN or infinities"
+        raise ValueError(f"of these maps {tuple(maps.shape)} the share is not defined: they {what}")
     tiles = maps.unflatten(-1, (-1, stride)).unflatten(-3, (-1, stride)).mean((-4, -2))  # (..., stride, stride)
     pattern, everything = (x.var((-2, -1), correction=0).sum() for x in (tiles, maps))
-    if everything <= 1e-10 * maps.square().mean((-2, -1)).sum():  # constant but for float32's rounding
+    if everything <= (8 * rounding) ** 2 * maps.mean((-2, -1)).square().sum():  # constant but for rounding
         return 0.0
     return (pattern / everything).item()
 

@@ -114,6 +114,11 @@ def test_maps_and_weight_must_fit(view):
             view(torch.ones(maps), torch.ones(weight))
 
 
+@pytest.mark.parametrize("view", VIEWS)
+def test_no_images_make_no_maps(view):
+    assert view(torch.ones(0, 2, 3, 3), torch.ones(2, 5, 2, 2), 2).shape == (0, 5, 6, 6)
+
+
 def test_matrix_of_a_convolution_is_the_convolution():
     torch.manual_seed(0)
     for stride, padding, dilation in product((1, 2, 3), (0, 2), (1, 2)):
@@ -128,6 +133,9 @@ def test_matrix_by_hand():
     assert convolution_matrix(weight, 1, 4, stride=2).tolist() == [[1, 2, 0, 0], [0, 0, 1, 2]]
     with pytest.raises(ValueError, match="covers 2 does not fit into a width of 1 with padding=0"):
         convolution_matrix(weight, 1, 1)
+    for wrong in ({"weight": weight[0]}, {"stride": 0}, {"dilation": 0}, {"padding": -1}, {"height": 0}):
+        with pytest.raises(ValueError, match=r"expected a weight \(C, D, kh, kw\), height, width, stride and dilation"):
+            convolution_matrix(**{"weight": weight, "height": 4, "width": 4} | wrong)
 
 
 def stacked_by_torch(size, kernel_size, stride, layers):
@@ -143,6 +151,9 @@ def test_overlap_is_torchs_on_ones():
         found = overlap(size, taps, stride, layers)
         assert found.dtype == torch.long and torch.equal(found, expected.long())
     assert overlap(4, 3, 2).tolist() == [1, 1, 2, 1, 2, 1, 2, 1, 1]
+    for wrong in ((0, 3, 2), (4, 0, 2), (4, 3, 0), (4, 3, 2, 0)):
+        with pytest.raises(ValueError, match="numbers from 1 up"):
+            overlap(*wrong)
 
 
 def test_is_even_by_counting():
@@ -170,3 +181,9 @@ def test_resize_conv_of_a_constant_map_is_constant_away_from_the_borders():
     torch.testing.assert_close(inner, inner[:1, :1].expand_as(inner))
     with pytest.raises(ValueError, match="odd kernel_size"):
         ResizeConv(1, 1, 2, kernel_size=4)
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 0}, {"scale": 0.5}, {"scale": 1.5}, {"scale": 2, "mode": "cubic"}])
+def test_resize_conv_is_refused_when_it_is_made(wrong):
+    with pytest.raises(ValueError, match="expected a whole scale from 1 up, and mode"):
+        ResizeConv(1, 1, **wrong)

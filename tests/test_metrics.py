@@ -166,7 +166,30 @@ def test_noise_has_as_much_checkerboard_as_the_docstring_says():
     assert metrics.checkerboard(noise, 4) == pytest.approx(15 / (16 * 24), rel=0.1)
 
 
-@pytest.mark.parametrize(("shape", "stride"), [((8,), 2), ((8, 7), 4), ((8, 8), 0)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_counts_as_constant_depends_on_the_maps_own_rounding(dtype):
+    pattern, rounding = torch.eye(2, dtype=torch.float64).repeat(4, 4) - 0.5, torch.finfo(dtype).eps
+    assert metrics.checkerboard((3 + 6 * rounding * pattern).to(dtype), 2) == 0
+    assert metrics.checkerboard((3 + 80 * rounding * pattern).to(dtype), 2) == pytest.approx(1)
+
+
+def test_numbers_of_any_kind_can_be_measured():
+    maps = torch.randint(0, 9, (2, 8, 12), generator=torch.Generator().manual_seed(3))
+    share = metrics.checkerboard(maps.double(), 2)
+    assert 0 < share < 1
+    for same in (maps, maps.float(), maps.double().numpy(), maps.double().requires_grad_()):
+        assert metrics.checkerboard(same, 2.0) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((8,), 2), ((8, 7), 4), ((8, 8), 0), ((8, 8), 1.5), ((0, 0), 2)])
 def test_a_map_too_small_to_repeat_is_refused(shape, stride):
-    with pytest.raises(ValueError, match="two periods"):
+    with pytest.raises(ValueError, match="two periods of whole pixels"):
         metrics.checkerboard(torch.rand(shape), stride)
+
+
+def test_maps_without_a_share_are_refused():
+    with pytest.raises(ValueError, match="they are none"):
+        metrics.checkerboard(torch.rand(0, 3, 8, 8), 2)
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="they hold NaN or infinities"):
+            metrics.checkerboard(torch.rand(8, 8).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(value)), 2)
