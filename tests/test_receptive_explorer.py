@@ -272,7 +272,9 @@ def test_what_makes_no_sense_is_refused_in_words():
                                        ({"a": conv}, {"b": torch.zeros(1, 3, 8, 8)}, "given, a, but got images for b"),
                                        ({"a": nn.Conv2d(3, 1, 9)}, {}, r"an input of shape \(1, 3, 8, 8\)"),
                                        ({"a": conv}, {"a": torch.zeros(3, 8, 8)}, r"for a are a float tensor \(B, 3"),
-                                       ({"a": conv}, {"a": "pictures"}, "for a are a float tensor")):
+                                       ({"a": conv}, {"a": "pictures"}, "for a are a float tensor"),
+                                       ({"a": nn.Sequential(conv, nn.Flatten())}, {"a": torch.zeros(1, 3, 8, 8)},
+                                        r"but a gives shape \(1, 64\)")):
         with pytest.raises(ValueError, match=words):
             ReceptiveExplorer(picture, networks, effective)
     for wrong in (torch.zeros(8, 8), torch.zeros(1, 8, 8), torch.zeros(3, 8, 8).byte(), torch.zeros(3, 0, 8)):

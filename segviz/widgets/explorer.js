@@ -297,7 +297,8 @@ function render({ model, el }) {
   // The settings one step away, and more of what has just been moved; but for controls that change nothing now.
   function nearby() {
     const still = [...(state?.hidden || []), ...(state?.disabled || [])];
-    const most = controls.flatMap((control) => (still.includes(control.name) ? control.sizes.map(() => 0) : boundsOf(control)));
+    const most = controls.flatMap((control) =>
+      (still.includes(control.name) ? control.sizes.map(() => 0) : boundsOf(control)));
     const keys = [], step = (i, by) => {
       const other = places[i] + by;
       if (kept[i] && other >= 0 && other < most[i]) keys.push(keyOf(places.with(i, other)));

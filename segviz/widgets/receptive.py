@@ -162,7 +162,11 @@ def _gradients(network, images, positions, name) -> Tensor:
     with steps, torch.inference_mode(False), torch.enable_grad(), evaluating(network):
         for image in images.detach():
             pixels = image[None].clone().requires_grad_()
-            units = said(network, pixels, lambda x: network(x.clone())).sum(1)[0]
+            maps = said(network, pixels, lambda x: network(x.clone()))
+            if maps.dim() != 4:
+                raise ValueError(f"effective fields are measured of units of a map (B, K, h, w), but {name} gives "
+                                 f"shape {tuple(maps.shape)}")
+            units = maps[0].sum(0)
             for field, position in zip(fields, positions, strict=True):
                 if units.requires_grad:
                     gradient = torch.autograd.grad(units[position], pixels, retain_graph=True, allow_unused=True)[0]

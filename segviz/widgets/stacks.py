@@ -202,11 +202,12 @@ class Followed:
     def view(self, depth: int) -> View:
         """The network's first `depth` levels, or as many as it has."""
         shapes, labels, axes = self.shapes[:depth + 1], self.labels[:depth], self.axes[:depth + 1]
-        lit, reads, paths = tuple(_within(shapes, axes, axis) for axis in (0, 1)), None, None
-        if self.ways:
-            ways = tuple(each[:depth] for each in self.ways)
-            lit, paths = zip(*(_down(each, shapes[-1][axis]) for axis, each in enumerate(ways)), strict=True)
-            reads = tuple(map(_reads, ways)) if len(labels) <= LINES_UP_TO else None
+        if not self.ways:
+            lit = tuple(_within(shapes, axes, axis) for axis in (0, 1))
+            return View(shapes[0], shapes, labels, axes, lit, None, None, len(self.labels))
+        ways = tuple(each[:depth] for each in self.ways)
+        lit, paths = zip(*(_down(each, shapes[-1][axis]) for axis, each in enumerate(ways)), strict=True)
+        reads = tuple(map(_reads, ways)) if len(labels) <= LINES_UP_TO else None
         return View(shapes[0], shapes, labels, axes, lit, reads, paths, len(self.labels))
 
 
