@@ -18,6 +18,8 @@ from segviz.layers import (
     zeros_then_convolution,
 )
 
+torch.set_num_threads(1)  # the maps are tiny
+
 VIEWS = (scatter_and_add, zeros_then_convolution, by_transposed_matrix)
 
 

@@ -14,7 +14,8 @@ What is a convention, in `theoretical` and `reads`:
 - A unit is all channels of one place. Channels are taken to mix: also groups, joined branches and a pixel shuffle's.
 - Normalisation is taken as a scaling. That GroupNorm, InstanceNorm, and a BatchNorm without running statistics measure
   the whole map is left out. The gradient of `effective` has it.
-- An operator that mixes places in a way that is not known here is refused with a ValueError that names it.
+- An operator that mixes places in a way that is not known here, as attention does, is refused with a ValueError that
+  names it.
 """
 
 from operator import index
