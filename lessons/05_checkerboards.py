@@ -27,9 +27,9 @@ from segviz.training import evaluate, fit, predict
 def normed(channels):                # rescales each map as a whole: all places alike
     return nn.BatchNorm2d(channels), nn.ReLU()
 
-def network(up, width):
+def network(up, width, seed=0):
     """64 x 64 pixels -> 8 x 8 places -> ten scores for each of 64 x 64 pixels."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     down = [layer for a, b in ((3, 12), (12, 24), (24, 32))
             for layer in (nn.Conv2d(a, b, 3, padding=1), *normed(b), nn.MaxPool2d(2))]
     return nn.Sequential(*down, nn.Conv2d(32, width, 3, padding=1), *normed(width),
@@ -96,7 +96,8 @@ assert in_score.std() / scores[:, 0].std() > 2 * in_truth.std() / sky.std()
 #
 # **Predict:** three inputs, kernel 3, stride 2. How many stamps fall on each of the seven outputs?
 #
-# **Exercise 1.** Count them, for any number of inputs, kernel `k` and stride `s`.
+# **Exercise 1.** Count them, for any number of inputs, kernel `k` and stride `s`. (These are the
+# stamps of lesson 4 in one dimension, where every input and every weight is 1.)
 
 # %%
 from segviz.exercises import lesson_05 as exercises
@@ -145,7 +146,8 @@ sorted(set(plane[2:-2, 2:-2].flatten().tolist()))
 
 # %% [markdown]
 # Four times: the counts of row and column are **multiplied**. One pixel in four gets four times as
-# much as its diagonal neighbour. That is the checkerboard.
+# much as its diagonal neighbour. That is the checkerboard, and it is the last sky of lesson 4: 3 ×
+# 3, all weights alike.
 #
 # ## When the overlap is even
 #
@@ -239,27 +241,40 @@ flat
 # %% [markdown]
 # ## A measure
 #
-# By eye is not enough. A pattern that repeats every `s` pixels has one frequency, 1/s, and its
-# multiples. A Fourier transform splits a map into frequencies. **Predict:** where in the spectrum
-# of the sky score is the grid?
+# By eye is not enough. A Fourier transform splits a row of numbers into waves: entry *n* says how
+# much of it goes up and down *n* times. **Predict:** which of the eight entries are not zero for
+# 0 1 0 1 0 1 0 1?
+
+# %%
+torch.fft.fft(torch.tensor([0., 1, 0, 1, 0, 1, 0, 1])).abs()
+
+# %% [markdown]
+# Entry 0, the sum of all, and entry 4: up and down four times in eight numbers, which is the
+# **frequency 1/2**, one wave in two numbers. What repeats every `s` pixels has the frequency 1/s,
+# and its multiples. On a map there are two frequencies, one along each axis. **Predict:** where in
+# the spectrum of the sky score is the grid?
 
 # %%
 score = scores[6, 0]
 energy = torch.fft.fft2((score - score.mean()).double()).abs() ** 2       # (64, 64)
-figure, axes = draw.panels(2, size=3, titles=("sky score", "its spectrum"))
-show_score(axes[0], scores, 6)
-logs = torch.fft.fftshift(energy.clamp(min=1e-3).log10())                # frequency 0 in the middle
-draw.heat(axes[1], logs, vmin=logs.quantile(0.3), vmax=logs.max())
-axes[1].plot([0, 32, 0], [0, 0, 32], "s", color="red", fillstyle="none", markersize=10,
-             clip_on=False);
+logs = energy.clamp(min=1e-3).log10().roll((8, 8), (0, 1))               # entry 0 off the corner
+figure, (left, right) = draw.panels(2, size=3.6, titles=("sky score", "its spectrum"))
+show_score(left, scores, 6)
+draw.heat(right, logs, vmin=logs.quantile(0.3), vmax=logs.max()).set_cmap("Blues")
+right.plot([8, 40, 40], [40, 8, 40], "s", color="red", fillstyle="none", markersize=13)
+right.axis("on")
+right.set(xticks=(8, 40), xticklabels=("0", "1/2"), xlabel="frequency from left to right",
+          yticks=(8, 40), yticklabels=("0", "1/2"), ylabel="frequency from top to bottom");
 
 # %% [markdown]
-# The bright cross is the scene: slow changes in the middle, edges along its arms. At the three
-# boxes is the grid: frequency 1/2 along the columns, along the rows, and along both. How much of
-# all energy is that?
+# The darker, the more energy, in powers of ten. The dark cross at the upper left is the scene: slow
+# changes where its arms meet, edges along them, and in the upright arm also the map's own border,
+# for to a transform the sky at the top touches the road at the bottom. In the three boxes is the
+# grid: frequency 1/2 from left to right, from top to bottom, and both, each with a paler cross
+# of its own. How much of all energy is that?
 
 # %%
-step = 64 // 2                                         # entry 32 of 64 is the frequency 1/2
+step = 64 // 2                                         # as entry 4 of 8: frequency 1/2
 share = (energy[::step, ::step].sum() / energy.sum()).item()
 assert share > 0.002
 f"{share:.2%} of the energy, at 3 of 4095 frequencies"
@@ -280,24 +295,33 @@ def phase_tile(values, s):
 exercises.phase_tile.check(phase_tile)
 
 # %% [markdown]
-# The variance of that tile, over the variance of the map, is our share: that is Parseval's theorem.
-# From here on we use the package's.
+# The variance of that tile, over the variance of the map, is our share. Why it must be (Parseval's
+# theorem) you may take on trust; that it is, you can see. The package has the same as
+# `metrics.checkerboard`, which we use from here on.
 
 # %%
 tile = torch.stack([score[r::2, c::2].mean() for r in (0, 1) for c in (0, 1)])
 by_tiles = (tile.var(correction=0) / score.var(correction=0)).item()
-assert abs(by_tiles - share) < 1e-4
-assert abs(metrics.checkerboard(score, stride=2) - share) < 1e-4
+by_package = metrics.checkerboard(score, stride=2)
+assert abs(by_tiles - share) < 1e-4 and abs(by_package - share) < 1e-4
+f"spectrum {share:.5f}    tiles {by_tiles:.5f}    package {by_package:.5f}"
 
 # %% [markdown]
-# A map with edges is never quite free of it, for an edge has all frequencies. So we need a floor:
-# the truth itself, each class as a map of zeros and ones.
+# Two things would spoil it. Near a map's border its layers read zeros, which leaves a pattern of
+# its own: we leave out 8 pixels on each side. And where top and bottom touch there is a jump, which
+# has all frequencies: we append the map's mirror image, so that like meets like. Edges inside the
+# scene have all frequencies too. So we need a floor: the truth, each class as a map of zeros and
+# ones.
 
 # %%
+def inner(maps):
+    """(B, C, 64, 64) -> the 48 x 48 in the middle, with their mirror image (B, C, 94, 94)."""
+    return F.pad(maps[..., 8:-8, 8:-8], (0, 46, 0, 46), mode="reflect")
+
 truth = torch.stack([masks == label for label in range(10)], 1).float()
-floor, pattern = metrics.checkerboard(truth, 2), metrics.checkerboard(scores, 2)
+floor, pattern = (metrics.checkerboard(inner(maps), 2) for maps in (truth, scores))
 print(f"truth {floor:.5f}    kernel 3, learned {pattern:.5f}, {pattern / floor:.0f} times as much")
-assert pattern > 5 * floor
+assert pattern > 10 * floor
 
 # %% [markdown]
 # ## Three remedies
@@ -329,34 +353,47 @@ def resize(inputs, outputs):
 kinds = {"kernel 3": (kernel_3, 20), "kernel 4": (kernel_4, 16),
          "bilinear": (bilinear, 16), "resize": (resize, 20)}
 networks = {name: network(*kind) for name, kind in kinds.items()}
-before = {name: metrics.checkerboard(score_maps(n), 2) for name, n in networks.items()}
+with torch.no_grad():                                  # as in training: normed by these scenes
+    untrained = {name: inner(network(*kind)(images)) for name, kind in kinds.items()}
+before = {name: metrics.checkerboard(m, 2) for name, m in untrained.items()}
 for name, n in networks.items():
     weights = sum(p.numel() for p in n.parameters())
     print(f"{name}    {weights} weights    checkerboard {before[name]:.5f}")
 
 # %%
-assert before["kernel 3"] > 0.5 and before["kernel 4"] > 0.5
-assert before["bilinear"] < floor and before["resize"] < 0.1
+assert before["kernel 3"] > 0.1 and before["kernel 4"] > 0.1
+assert before["bilinear"] < floor and before["resize"] < floor
 
 # %% [markdown]
-# With random weights both transposed convolutions are nearly all checkerboard, evenly overlapped or
-# not. Bilinear weights have none. Resizing has a little, and that only from the borders, where its
-# convolutions read zeros.
+# With random weights about a fifth of what the two transposed convolutions draw is checkerboard,
+# evenly overlapped or not. Bilinear weights have none. To resize leaves less than the truth has.
 #
 # Now train the three: a quarter of a minute or a little more. **Predict:** does training wash the
-# pattern out? Does it come back where there was none?
+# pattern out? Does it come where there was none?
 
 # %%
 networks["kernel 3"] = first
 for name in ("kernel 4", "bilinear", "resize"):
     fit(networks[name], train, **settings, title=name)
 
+# %% [markdown]
+# A share can fall in two ways: the pattern gets weaker, or the rest gets stronger. So here is also
+# how strong the pattern is (the standard deviation of the mean tiles), and all of the map.
+
 # %%
+def strength(maps):
+    tiles = torch.stack([maps[..., r::2, c::2].mean((-2, -1)) for r in (0, 1) for c in (0, 1)])
+    return tiles.var(0, correction=0).mean().sqrt().item()
+
 maps = {name: score_maps(n) for name, n in networks.items()}
-after = {name: metrics.checkerboard(m, 2) for name, m in maps.items()}
-print(f"{'':<10}random     learned    (the truth: {floor:.5f})")
+after = {name: metrics.checkerboard(inner(m), 2) for name, m in maps.items()}
+print("          share of the pattern    its strength      of all")
 for name in networks:
-    print(f"{name:<10}{before[name]:.5f}    {after[name]:.5f}")
+    two = untrained[name], inner(maps[name])
+    print(f"{name:<10}{before[name]:.5f} -> {after[name]:.5f}     "
+          "{:.3f} -> {:.3f}    ".format(*map(strength, two)),
+          "{:.1f} -> {:.1f}".format(*(m.std() for m in two)))
+print(f"the truth            {floor:.5f}")
 
 # %%
 figure, axes = draw.panels(5, rows=2, size=2.1, titles=("scene", *networks))
@@ -367,16 +404,26 @@ for row, scene in enumerate((4, 6)):
 
 # %%
 assert after["kernel 3"] > 3 * after["kernel 4"] and after["kernel 4"] > 1.5 * floor
-assert max(after["bilinear"], after["resize"]) < 1.5 * floor
-assert after["kernel 4"] > 2 * max(after["bilinear"], after["resize"])
+assert after["resize"] < after["bilinear"] < floor
+assert all(inner(maps[name]).std() > 2 * untrained[name].std() for name in maps)
+grown = {name: strength(inner(maps[name])) / strength(untrained[name]) for name in maps}
+assert grown["kernel 3"] > 1.5 and 0.5 < grown["kernel 4"] < 1.5 and grown["bilinear"] > 5
 
 # %% [markdown]
-# Training washes most of the pattern out, and not all: gradient descent is not neat where the loss
-# hardly feels it. Kernel 4 is far better than kernel 3, and its grid can still be seen. The other
-# two are about as clean as the truth.
+# Training does **not** wash it out. As a *share* it falls, because the scene outgrows it: the
+# scores have become several times as strong. But the pattern of kernel 3 has itself grown, and that
+# of kernel 4 has kept more than half of its strength: gradient descent is not neat where the loss
+# hardly feels it. Kernel 4 is far better than kernel 3, and still above the truth; its grid can be
+# seen. The bilinear start has got a little of it, less than the truth has by its edges. To resize
+# is cleanest.
+#
+# Is that so, or one lucky run? In five (`network(..., seed)` and `fit(..., seed=)`, 0 to 4) the
+# order was the same each time: kernel 3 with 40 to 64 times the truth's share, kernel 4 with 2 to
+# 10 times, bilinear with 0.4 to 0.8, resize with 0.1 to 0.2. How much kernel 4 keeps is much a
+# matter of chance.
 #
 # > **Myth or measured?** *"A kernel that the stride divides removes checkerboards."* It removes one
-# > cause, uneven overlap. Learned weights are another, and they stay.
+# > cause, uneven overlap. Weights are another, and training leaves it standing.
 
 # %% [markdown]
 # Why does the bilinear one stay clean, though it was free to change? Look at the four sums of its
@@ -444,7 +491,7 @@ f"from {flat.min():.6f} to {flat.max():.6f}"
 # 2. Kernel 3, stride 2: one layer, two, three. How uneven do the bars get?
 # 3. Kernel 4, stride 2: *ones*, *bilinear*, *random*, *learned*. What does the spectrum do, over
 #    ones, and over a picture?
-# 4. With random weights, change the way to *resize, convolve*.
+# 4. With random weights (kernel 3 or 4, over ones), change the way to *resize, convolve*.
 
 # %%
 from segviz.widgets import CheckerboardExplorer
@@ -470,7 +517,8 @@ explorer
 def shown(*setting, **others):
     return metrics.checkerboard(explorer.output(*setting, **others), setting[1])
 
-rows = {weights: [shown(4, 2, weights=weights, over=over) for over in ("a map of ones", "a picture")]
+inputs = ("a map of ones", "a picture")
+rows = {weights: [shown(4, 2, weights=weights, over=over) for over in inputs]
         for weights in ("ones", "bilinear", "random", "learned")}
 for weights, (ones, picture) in rows.items():
     print(f"kernel 4, stride 2, {weights:<9} over ones {ones:.4f}    over a picture {picture:.4f}")
@@ -479,12 +527,18 @@ print(f"resized, random weights       over ones {shown(4, 2, **way):.4f}")
 
 # %%
 assert rows["ones"][0] == rows["bilinear"][0] == shown(4, 2, **way) == 0
-assert min(rows["random"][0], rows["learned"][0]) > 0.99
+assert min(rows["random"][0], rows["learned"][0]) > 0.99 and rows["learned"][1] > after["kernel 4"]
+stacked = [shown(3, 2, layers=count) for count in (1, 2, 3)]
+assert torch.allclose(torch.tensor(stacked), torch.tensor([1, 0.81, 0.70]), atol=0.01)
 assert rows["random"][1] > 10 * max(rows["ones"][1], rows["bilinear"][1])
 
 # %% [markdown]
-# Over ones it is all or nothing: what varies at all, varies with the stride. Over a picture the
-# measure says *how much*.
+# With one layer over ones it is all or nothing: what varies at all, varies with the stride. Over a
+# picture the measure says *how much*. (Stacked layers repeat also every 4 and every 8 pixels, which
+# this number does not count: kernel 3, ones, has 1, then 0.81 with two layers and 0.70 with three.)
+#
+# The learned kernel has far more here than the table above said of its network. This is *one*
+# kernel, alone. In the network sixteen are added for each map, and much of their patterns cancels.
 
 # %% [markdown]
 # ## The same pattern, backwards
@@ -528,7 +582,8 @@ for name, value in backwards.items():
     print(f"{name:<15}{value:.4f}")
 
 # %%
-figure, axes = draw.panels(5, size=2.1, titles=gradients)
+titles = (*list(gradients)[:4], "mean pooling 2\n(1/4 everywhere)")
+figure, axes = draw.panels(5, size=2.1, titles=titles)
 for ax, g in zip(axes, gradients.values(), strict=True):
     part = g[6, 0, :24, :24]
     draw.heat(ax, part, vmin=part.min(), vmax=part.max())
@@ -542,8 +597,10 @@ assert four > noise
 # %% [markdown]
 # Convolutions with stride: all of it, also with kernel 4. Max pooling over windows that overlap: a
 # good part, for a pixel can win up to four times. Max pooling over windows that do not: hardly any.
-# Each window hands its gradient to *one* pixel, which is uneven enough; but the winner sits in any
-# corner, so nothing repeats. Unless the picture is smooth:
+# Each window hands its gradient to *one* pixel, which is uneven enough; but over all pictures the
+# winner sits in any corner, so little repeats. Yet look at the upper part of its panel, the sky:
+# row after row is filled and empty in turn. Where a picture is smooth, the same corner wins each
+# time:
 
 # %%
 slope = (torch.arange(32.0)[:, None] + torch.arange(32.0)[None])[None, None]
@@ -570,9 +627,9 @@ for k, scene in enumerate((4, 6)):
 
 # %% [markdown]
 # No grid. But poles, cars and lane markings are gone, and what had corners is round. Is that for
-# want of training? Remember the true shares of lesson 4: in each of 8 × 8 places the share of every
-# class, made large again as smoothly as can be. No network that answers once in 8 × 8 pixels can
-# know more. **Predict:** how much of a pole comes back?
+# want of training? Lesson 4 had the true shares: in each of 8 × 8 places the share of every class,
+# made large again by straight lines. Its mean IoU said how good that can be; here are the same
+# shares class by class. **Predict:** how much of a car comes back, how much of a pole?
 
 # %%
 perfect = F.interpolate(F.avg_pool2d(truth, 8), scale_factor=8, mode="bilinear")
@@ -585,13 +642,16 @@ for name, iou, limit in zip(toytown.CLASSES, learned_iou, best, strict=True):
 # %%
 names = toytown.CLASSES
 thin = [best[names.index(name)].item() for name in ("pole", "marking")]
+small = [names.index(name) for name in ("car", "boat")]
 assert max(thin) < 0.25 and best[names.index("sky")] > 0.85
-assert metrics.mean_iou(counts) < 0.75
+assert (best[small] > learned_iou[small] + 0.1).all()
 
 # %% [markdown]
-# Little, and of the markings nothing. A network that knew all about its 8 × 8 places, and upsampled
-# without a fault, would still lose poles and markings: they are thinner than what one place can
-# say. Upsampling makes a map *large*. It cannot bring back what the poolings have dropped.
+# For cars and boats it is want of training, in good part: with the true shares many of their pixels
+# come back. For poles and markings it is not. Even a network that knew the shares of all its 8 × 8
+# places, upsampled like this, would lose most of the one and all of the other: they are thinner
+# than what one place can say. Upsampling makes a map *large*. It cannot bring back what the
+# poolings have dropped.
 #
 # But the network still had it, a few layers earlier, before it pooled. **Lesson 6: FCN and skips.**
 #

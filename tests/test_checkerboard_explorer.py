@@ -86,7 +86,7 @@ def test_the_paths_are_counted_as_the_layers_module_counts_them(explorer):
         assert reach.rows.sum(1).tolist() == reach.columns.sum(1).tolist() == counts.tolist()
         heat = panels[2].layers[0]
         assert heat.high == counts.max() ** 2
-        assert ("even," in panels[2].caption) and ("uneven" in panels[2].caption) != layers.is_even(k, s, n)
+        assert ("even," in panels[2].caption) and ("uneven" in panels[2].caption) != layers.is_even(k, s)
         assert [words for *_, words, _ in panels[0].layers[2].items] == [str(count.item()) for count in counts]
 
 
@@ -122,7 +122,8 @@ def test_the_boxes_lie_on_the_strides_frequencies(explorer):
         boxes = next(layer for layer in panel.layers if isinstance(layer, Rects)).boxes
         energy = panel.layers[0].data
         lit = {(y, x) for y, x in zip(*np.nonzero(energy > 0), strict=True)}
-        assert len(boxes) == s**2 - 1 and lit == {(y0, x0) for x0, y0, *_ in boxes}
+        assert len(boxes) == s**2 - 1 and lit == {(y0 + 1, x0 + 1) for x0, y0, *_ in boxes}
+        assert all(0 <= corner <= SHOWN for box in boxes for corner in box)
     assert not explorer.state(stride=1).panels[4].layers[1].boxes
 
 

@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from segviz.exercises.answers import Mismatch
 from segviz.exercises.engine import exercise
 
 TITLE = "Checkerboards"
@@ -119,6 +120,10 @@ def _bilinear_size(k, s):
     return 2 * s - s % 2
 
 
+def _yes_or_no(k, s):
+    return k % s == 0
+
+
 @exercise(
     "Find the next kernel with even overlap",
     hints=(
@@ -136,6 +141,8 @@ def _bilinear_size(k, s):
         "A kernel that is as large as the stride leaves no hole, but its overlap need not be even.": _stride_itself,
         "The least common multiple divides by s, but k has no need to divide it: it is often too large.": _common_multiple,
         "That is the size of a bilinear kernel. Asked for: the smallest one from k up with even overlap.": _bilinear_size,
+        "You said whether k itself overlaps evenly, which is the right test. Asked for: a kernel size, the first from k up "
+        "that passes it.": _yes_or_no,
     },
     praise="Even overlap costs a few weights. What it buys, you are about to measure.",
 )
@@ -270,6 +277,17 @@ def _strided_transposed(maps, weight, scale):
     return F.conv_transpose2d(maps, weight.transpose(0, 1), stride=scale)
 
 
+def _no_bias(output, maps, weight, scale):
+    """The output itself, unless all that is wrong with it is one number added to each map."""
+    expected = resize_convolution.reference(maps, weight, scale)
+    if isinstance(output, torch.Tensor) and output.shape == expected.shape:
+        added = output.detach().cpu() - expected
+        bias = added.mean((0, 2, 3), keepdim=True)
+        if bias.abs().max() > 1e-3 and torch.allclose(added, bias.expand_as(added), atol=1e-4):
+            raise Mismatch("Right, but for one number that is added to each map: a bias. Leave it out (bias=False).")
+    return output
+
+
 @exercise(
     "Resize, then convolve",
     hints=(
@@ -279,6 +297,7 @@ def _strided_transposed(maps, weight, scale):
         "F.conv2d(F.interpolate(maps, scale_factor=scale, mode='nearest'), weight, padding=weight.shape[-1] // 2)",
     ),
     cases=_filters,
+    observe=_no_bias,
     mistakes={
         "You convolved first and resized then: the output is made of blocks that nothing smooths.": _convolved_first,
         "You put zeros between the values, which is a transposed convolution. Repeat each value instead.": _zeros_between,

@@ -18,6 +18,7 @@ ONES, BILINEAR, RANDOM, LEARNED = "ones", "bilinear", "random", "learned"
 CONSTANT, PICTURE = "a map of ones", "a picture"
 SHOWN = 36                               # outputs along a side: a multiple of every stride
 WEAKEST = -8                             # of the spectrum, as a power of ten
+ZERO = 4                                 # row and column of frequency 0 in the spectrum: no multiple of 1/stride is cut
 
 
 class CheckerboardExplorer(Explorer):
@@ -173,14 +174,14 @@ def _state(setting: Setting, picture) -> State:
     return State(panels, readout, problem, "kernel" if problem else "", pointed={"at": said})
 
 
-STAMPS, BARS = 3.0, 3.0                  # heights in the panel of one row, in outputs
+STAMPS, BARS = 2.2, 2.4                  # heights in the panel of one row, in outputs
 
 
 def _row(s: Setting, paths) -> Panel:
     stamps = s.stamps()
     lanes = -(-(stamps[0][1] - stamps[0][0]) // s.stride)
-    tall, floor = min(STAMPS / lanes, 0.8), STAMPS + 0.6 + BARS
-    tops = [STAMPS - (lanes - i % lanes) * tall for i in range(len(stamps))]
+    tall, floor = STAMPS / lanes, STAMPS + 0.2 + BARS
+    tops = [i % lanes * tall for i in range(len(stamps))]
     boxes = [(start, top, end, top + 0.8 * tall) for (start, end), top in zip(stamps, tops, strict=True)]
     bars = [(j + 0.1, floor - BARS * float(count / paths.max()), j + 0.9, floor) for j, count in enumerate(paths)]
     digits = [(j + 0.5, floor + 0.6, str(int(count)), "ink") for j, count in enumerate(paths)]
@@ -207,7 +208,7 @@ def _source(s: Setting, source) -> Panel:
     return Panel(
         f"Input, {s.inputs} × {s.inputs}",
         [HeatMap(source, *_range(source), "gray"), Outer(s.paths, s.paths, "at", 0, most, "plasma", opacity=0.85)],
-        "Coloured: what reaches the cell pointed at; the brighter, the more paths.",
+        "Coloured: what reaches the cell pointed at, brighter by more paths.",
     )
 
 
@@ -222,7 +223,7 @@ def _counts(s: Setting, paths) -> Panel:
 def _output(s: Setting, output, measure: float) -> Panel:
     return Panel(
         "Output", [HeatMap(output, *_range(output), legend="value"), Marker("at")],
-        f"Checkerboard {measure:.4f}, the share of its variance that repeats every {s.stride} pixels." if s.stride > 1
+        f"Checkerboard {measure:.4f}: the share that repeats every {s.stride} pixels." if s.stride > 1
         else "Stride 1: nothing is made larger, and nothing repeats.",
     )
 
@@ -231,17 +232,13 @@ def _spectrum(s: Setting, output) -> Panel:
     energy = torch.fft.fft2((output - output.mean()).double()).abs() ** 2
     flat = output.std() <= 1e-5 * output.abs().max()
     shares = torch.zeros_like(energy) if flat else energy / energy.sum()
-    logs = torch.fft.fftshift(shares.clamp(min=10.0**WEAKEST).log10())
-    places = [at for at in range(SHOWN) if (at - SHOWN // 2) % (SHOWN // s.stride) == 0]
-    boxes = [(x, y, x + 3, y + 3) for y, x in product(places, places) if (y, x) != (SHOWN // 2, SHOWN // 2)]
-    heat = HeatMap(logs, WEAKEST, 0, "magma", legend="log₁₀ of energy", box=(1, 1, SHOWN + 1, SHOWN + 1))
-    words = f"Boxes: the multiples of 1/{s.stride}. " if boxes else ""
-    return Panel(
-        "Spectrum of the output",
-        [heat, Rects(boxes, "mark", 1.5)],
-        words + "Frequency 0 is in the middle, 1/2 at the left and upper edge.",
-        size=(SHOWN + 2, SHOWN + 2),
-    )
+    logs = shares.clamp(min=10.0**WEAKEST).log10().roll((ZERO, ZERO), (0, 1))
+    places = range(ZERO, SHOWN, SHOWN // s.stride)
+    boxes = [(x - 1, y - 1, x + 2, y + 2) for y, x in product(places, places) if (y, x) != (ZERO, ZERO)]
+    heat = HeatMap(logs, WEAKEST, 0, "magma", legend="log₁₀ of energy")
+    words = f" Boxes: the multiples of 1/{s.stride}." if boxes else ""
+    return Panel("Spectrum of the output", [heat, Rects(boxes, "mark", 1.5)],
+                 f"Frequency 0 is at the upper left.{words}")
 
 
 def _range(values) -> tuple[float, float]:
