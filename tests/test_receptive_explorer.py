@@ -14,7 +14,7 @@ from torch import nn
 from segviz import receptive
 from segviz.data import toytown
 from segviz.widgets import Bars, Chain, HeatMap, Outer, ReceptiveExplorer, known, panels, stacks
-from segviz.widgets.receptive import Measured
+from segviz.widgets.receptive import FAINT, Measured
 from segviz.widgets.stacks import ATROUS, CONV, KINDS, NONE, POOL, UPSAMPLE, Spec
 
 SIZE = 24
@@ -144,7 +144,7 @@ def test_a_unit_that_reads_only_padding_says_so(explorer):
     state = explorer.state(**stack(kind1=CONV, kernel1=1, padding1=3))
     assert state.pointed["unit"].here(0, 3) == (
         "The unit in row 0 reads no row of the picture, only padding, "
-        "in column 3 it reads 1 of the 1 columns from 0 to 0.")
+        "in column 3 it reads column 0 alone.")
     assert layers_of(state, 2)[0].data.shape == (38, 38)
 
 
@@ -256,7 +256,8 @@ def test_your_own_network_is_followed_and_measured():
     assert layers_of(state, 0)[0].levels[0].size == 26 and layers_of(state, 2)[0].shape == (20, 26)
     row, column = 11, 14                                                   # measured at 11, and at 14 of 0, 4, 7, ...
     field = receptive.effective(chain, images, (row, column))
-    expected = HeatMap(field / field.max()).data
+    field = field / field.max()
+    expected = HeatMap(torch.where(field < FAINT, torch.nan, field)).data
     assert np.array_equal(heat.here(row, column).data, expected)
     assert "Effective size" in state.panels[1].caption
     crossed = explorer.state(network="crossed")

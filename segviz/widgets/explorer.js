@@ -334,7 +334,7 @@ function render({ model, el }) {
     refresh();
     const differs = (control, n) => !built[n].element.hidden
       && control.sizes.some((_, i) => kept[offsets[n] + i] && places[offsets[n] + i] !== wanted[offsets[n] + i]);
-    const names = controls.filter(differs).map((control) => control.label).join(", ");
+    const names = controls.filter(differs).map((control) => control.label + (control.group ? ` of ${control.group}` : "")).join(", ");
     if (names) say(`Without a kernel only prepared settings can be shown. This is the nearest: ${names} changed.`);
   }
   function moveTo(n, values) {

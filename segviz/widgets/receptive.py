@@ -27,6 +27,7 @@ NO_EFFECT = {                                        # controls that a kind of l
 START = [stacks.Spec(stacks.ATROUS, 3, 1, 2, 2)] * 3 + [stacks.Spec(stacks.NONE, 3, 2, 1, 2)] * 2
 DEEPEST = 30                                         # levels of a network that the slider reaches
 LAST = "What is shown is the last setting that could be shown."
+FAINT = 0.08                                         # of the largest gradient: below, the picture is left clear
 MEASURED = 8                                         # effective fields are measured at 8 x 8 units at most
 
 
@@ -114,7 +115,7 @@ class ReceptiveExplorer(Explorer):
     def _on_the_picture(self, network, shown, view) -> Panel:
         height, width = view.input_size
         box = Marker("unit", rows=_clipped(view.fields[0], height), columns=_clipped(view.fields[1], width))
-        picture = Image(self._pixels((height, width)), opacity=1.0 if shown == FIELD else 0.4)
+        picture = Image(self._pixels((height, width)), opacity=1.0 if shown == FIELD else 0.55)
         rows, columns = view.read
         if shown == FIELD:
             veils = [Outer(rows > 0, columns > 0, "unit", colours="gray", clear=1, opacity=0.5 if view.holes else 0.65)]
@@ -129,18 +130,23 @@ class ReceptiveExplorer(Explorer):
             return Panel("In how many ways the unit reads each pixel", [picture, layer, box],
                          "Were all weights alike, this would be the pixels' influence.")
         measured = self.effective[network]
-        layer = HeatMap(measured.maps, colours="magma", legend="gradient, of the largest", opacity=0.8, at="unit",
+        maps = torch.where(measured.maps < FAINT, torch.nan, measured.maps)
+        layer = HeatMap(maps, colours="magma", legend="gradient, of the largest", opacity=0.8, at="unit",
                         which=measured.which)
+        fields = [[each[measured.units[axis][at]] for at in measured.which[axis]]
+                  for axis, each in enumerate(view.fields)]
+        box = Marker("unit", rows=_clipped(fields[0], height), columns=_clipped(fields[1], width))
         return Panel("How strongly each pixel moves the unit", [picture, layer, box],
-                     f"By gradient, mean of {measured.count} images, at {measured.units}; the nearest is shown. "
+                     f"By gradient, mean of {measured.count} images, at the nearest of "
+                     f"{' × '.join(str(len(units)) for units in measured.units)} units, whose field is the box. "
                      f"Effective size: {measured.size:.0f} px.")
 
 
 class Measured:
     """Effective fields of a network on images, at evenly spaced units of its output map of the given shape.
 
-    maps: (R, C, H, W), each of highest value 1; which: for rows and columns, the map's place for each unit; size: the
-    median of their effective sizes, in pixels.
+    maps: (R, C, H, W), each of highest value 1; units: the R rows and C columns of these units; which: for rows and
+    columns, the map's place for each unit; size: the median of their effective sizes, in pixels.
     """
 
     def __init__(self, network, images, shape, name=""):
@@ -151,7 +157,7 @@ class Measured:
         self.maps = maps.unflatten(0, [len(each) for each in places])
         self.which = tuple((torch.arange(n)[:, None] - at).abs().argmin(1).tolist()
                            for n, at in zip(shape, places, strict=True))
-        self.count, self.units = len(images), f"{len(places[0])} × {len(places[1])} units"
+        self.count, self.units = len(images), [each.tolist() for each in places]
 
 
 def _gradients(network, images, positions, name) -> Tensor:
@@ -229,7 +235,7 @@ def _output(view) -> Panel:
     pixels = rows[:, None] * columns
     most = int(pixels.max()) or 1
     return Panel(f"Output map, {height} × {width}: point here",
-                 [HeatMap(pixels, 0, most, colours="cividis_r", legend="pixels that the unit reads"), Marker("unit")])
+                 [HeatMap(pixels, 0, most, colours="cividis_r", legend="pixels read"), Marker("unit")])
 
 
 def _growth(view) -> Panel:
@@ -265,6 +271,8 @@ def _reach(what, unit, field, read, size) -> str:
     if not read:
         return f"{start} reads no {what} of the picture, only padding{end}"
     low, high = field
+    if high - low == 1:
+        return f"{start} reads {what} {low:g} alone{end}"
     outside = max(0, -low) + max(0, high - size)
     beyond = f" ({outside:g} lie outside the picture)" if outside else ""
     span = f"{low:g} to {high - 1:g}".replace("-", "−")

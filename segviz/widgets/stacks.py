@@ -102,7 +102,7 @@ class View:
 
     @property
     def short(self) -> list[str]:
-        return [label.split(",")[0] for label in self.labels]
+        return [label.split(",")[0].replace("atrous conv", "atrous") for label in self.labels]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -251,7 +251,7 @@ def words(part: nn.Module) -> str:
     stride = _pair(getattr(part, "stride", 1) or kernel)            # None: as large as the kernel
     kind = {"Conv2d": "conv", "ConvTranspose2d": "up-conv", "MaxPool2d": "max pool", "AvgPool2d": "mean pool"}
     name = kind.get(type(part).__name__, type(part).__name__)
-    parts = [f"{'atrous ' if max(rate) > 1 else ''}{name} {'×'.join(map(str, kernel))}"]
+    parts = [f"{'atrous ' if max(rate) > 1 and max(stride) == 1 else ''}{name} {'×'.join(map(str, kernel))}"]
     parts += [f"stride {stride[0]}"] if max(stride) > 1 else []
     parts += [f"rate {rate[0]}"] if max(rate) > 1 else []
     return ", ".join(parts)
