@@ -1,6 +1,6 @@
 // Drawing: a state's panels on one canvas. First of the three files that make the explorers' module (see engine.py).
 
-const GAP = 28, NARROW = 200, TALLEST = 420, BAR_ROW = 22;
+const GAP = 28, NARROW = 180, TALLEST = 420, BAR_ROW = 22;
 // Lines drawn at most; px for the bracket below, for labels at the left, and the width from which they stand there.
 const CHAIN = { most: 400, below: 26, gutter: 218, beside: 620 };
 const FONT = { title: "600 13px", caption: "12px", bar: "12px", strong: "600 12px" };
