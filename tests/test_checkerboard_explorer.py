@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from browser import launched, watched_page, why_not
 
 from segviz import layers, metrics
 from segviz.data import toytown
@@ -182,39 +181,37 @@ def test_what_does_not_fit_is_refused_in_words():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(why_not()), reason=why_not())
-def test_the_exported_page_answers_with_no_kernel(explorer, tmp_path):
+def test_the_exported_page_answers_with_no_kernel(explorer, page, tmp_path):
     path = tmp_path / "checkerboards.html"
     explorer.export_html(path)
-    with launched() as browser, watched_page(browser) as page:
-        page.goto(path.as_uri())
-        page.wait_for_selector("section.sv[data-drawn]")
-        root, words = page.locator("section.sv"), page.locator(".sv-readout")
+    page.goto(path.as_uri())
+    page.wait_for_selector("section.sv[data-drawn]")
+    root, words = page.locator("section.sv"), page.locator(".sv-readout")
 
-        def drawn():
-            return root.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+    def drawn():
+        return root.locator("canvas").evaluate("canvas => canvas.toDataURL()")
 
-        pictures = [drawn()]
-        for name, value in (("Kernel", "4"), ("Stride", "4"), ("Layers", "2"), ("Kernel", "8")):
-            page.get_by_role("slider", name=name, exact=True).fill(value)
-            page.wait_for_timeout(60)
-            pictures.append(drawn())
-        for name, value in (("Weights", RANDOM), ("Way", RESIZE), ("Input", PICTURE)):
-            page.get_by_label(name, exact=True).select_option(value)
-            page.wait_for_timeout(60)
-            pictures.append(drawn())
-        assert len(set(pictures)) == len(pictures)
-        assert "kernel 8, stride 4, layers 2, weights random, over a picture" in words.inner_text()
-        page.get_by_role("button", name="Reset").click()
-        area = page.locator(".sv-point").bounding_box()
-        cell = area["width"] / SHOWN
-        for row, column, said in ((2, 4, "Row 2 is reached along 2, and column 4 along 2"),
-                                  (3, 5, "Row 3 is reached along 1, and column 5 along 1")):
-            page.mouse.move(area["x"] + (column + 0.5) * cell, area["y"] + (row + 0.5) * cell)
-            page.wait_for_function("said => document.querySelector('.sv-readout').textContent.includes(said)", arg=said)
-            pictures.append(drawn())
-        assert len(set(pictures)) == len(pictures) and page.errors == []
-        page.get_by_label("Weights", exact=True).select_option(LEARNED)
-        page.get_by_role("slider", name="Kernel", exact=True).fill("5")
-        page.wait_for_function("() => document.body.textContent.includes('No such layer was trained')")
-        assert page.errors == []
+    pictures = [drawn()]
+    for name, value in (("Kernel", "4"), ("Stride", "4"), ("Layers", "2"), ("Kernel", "8")):
+        page.get_by_role("slider", name=name, exact=True).fill(value)
+        page.wait_for_timeout(60)
+        pictures.append(drawn())
+    for name, value in (("Weights", RANDOM), ("Way", RESIZE), ("Input", PICTURE)):
+        page.get_by_label(name, exact=True).select_option(value)
+        page.wait_for_timeout(60)
+        pictures.append(drawn())
+    assert len(set(pictures)) == len(pictures)
+    assert "kernel 8, stride 4, layers 2, weights random, over a picture" in words.inner_text()
+    page.get_by_role("button", name="Reset").click()
+    area = page.locator(".sv-point").bounding_box()
+    cell = area["width"] / SHOWN
+    for row, column, said in ((2, 4, "Row 2 is reached along 2, and column 4 along 2"),
+                              (3, 5, "Row 3 is reached along 1, and column 5 along 1")):
+        page.mouse.move(area["x"] + (column + 0.5) * cell, area["y"] + (row + 0.5) * cell)
+        page.wait_for_function("said => document.querySelector('.sv-readout').textContent.includes(said)", arg=said)
+        pictures.append(drawn())
+    assert len(set(pictures)) == len(pictures) and page.errors == []
+    page.get_by_label("Weights", exact=True).select_option(LEARNED)
+    page.get_by_role("slider", name="Kernel", exact=True).fill("5")
+    page.wait_for_function("() => document.body.textContent.includes('No such layer was trained')")
+    assert page.errors == []
