@@ -235,7 +235,7 @@ def _spectrum(s: Setting, output) -> Panel:
     logs = shares.clamp(min=10.0**WEAKEST).log10().roll((ZERO, ZERO), (0, 1))
     places = range(ZERO, SHOWN, SHOWN // s.stride)
     boxes = [(x - 1, y - 1, x + 2, y + 2) for y, x in product(places, places) if (y, x) != (ZERO, ZERO)]
-    heat = HeatMap(logs, WEAKEST, 0, "magma", legend="log₁₀ of energy")
+    heat = HeatMap(logs, WEAKEST, 0, "magma", legend="log₁₀ energy")
     words = f" Boxes: the multiples of 1/{s.stride}." if boxes else ""
     return Panel("Spectrum of the output", [heat, Rects(boxes, "mark", 1.5)],
                  f"Frequency 0 is at the upper left.{words}")
