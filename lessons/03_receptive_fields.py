@@ -157,8 +157,8 @@ from torchvision.models import resnet50, vgg16
 with torch.device("meta"):                   # no memory for weights: only shapes are needed
     vgg = nn.Sequential(*vgg16().features, nn.Conv2d(512, 4096, 7))
     resnet = nn.Sequential(*list(resnet50().children())[:-2])
-stages = [layer for layer in receptive.theoretical(vgg, 224) if layer.kind == "MaxPool2d"]
-fc6 = receptive.theoretical(vgg, 224)[-1]
+*body, fc6 = receptive.theoretical(vgg, 224)
+stages = [layer for layer in body if layer.kind == "MaxPool2d"]
 for layer in [*stages, fc6]:
     print(f"{layer.kind:<10} map {layer.shape[0]:3}   size {layer.size:3}   "
           f"jump {layer.jump}")
@@ -601,8 +601,10 @@ def spread(field):
 
 for name, field in fields.items():
     down, across = spread(field)
-    print(f"{name:<16} down {down:4.1f}   across {across:4.1f}   ratio {across / down:.2f}")
-assert across / down > 1.2
+    print(f"{name:<16} down {down:4.1f}   across {across:4.1f}   ratio {across / down:.2f}   "
+          f"effective size {receptive.effective_size(field):.0f}")
+sizes = [receptive.effective_size(field) for field in fields.values()]
+assert across / down > 1.2 and sizes[1] < 1.1 * sizes[0]
 
 # %% [markdown]
 # Before training a round bell. After: a band to the left and the right, which is where the beacon
@@ -650,7 +652,7 @@ assert results["field 11"].mean_iou > results["field 45"].mean_iou
 # %% [markdown]
 # The small one. Both have the same weights to spend. One spends them on 11 × 11 pixels, the other
 # spreads them over 45 × 45; and here what a pixel shows is mostly told by what is near. (After 200
-# steps, that is. Train longer, and the gap shrinks.) A field must be large *enough* for the
+# steps; what a longer training would do is not shown here.) A field must be large *enough* for the
 # evidence, and still have taps to spare for the detail.
 #
 # ## The failure to take along

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from segviz.layers import bilinear_kernel, convolution_matrix
 from segviz.widgets import HeatMap, Text, UpsamplingExplorer, Where, engine
 from segviz.widgets.panels import encode
-from segviz.widgets.upsampled import METHODS, VALUES, VIEWS, WEIGHTS
+from segviz.widgets.upsampling_setting import METHODS, VALUES, VIEWS, WEIGHTS
 
 NEAREST, BILINEAR, UNPOOLING, TRANSPOSED = METHODS
 SCATTER, ZEROS, MATRIX = VIEWS

@@ -19,7 +19,7 @@ from segviz.widgets.panels import (
     Text,
     Where,
 )
-from segviz.widgets.upsampled import (
+from segviz.widgets.upsampling_setting import (
     BILINEAR,
     MATRIX,
     METHODS,
