@@ -63,9 +63,11 @@ class Asking {
   }
   forget() { this.waiting = null; clearTimeout(this.pause); }
   fly(key) {
-    this.flying = { id: ++this.number, key };
+    const coming = this.ahead?.key === key;                        // fetched ahead, and on its way
+    this.flying = coming ? this.ahead : { id: ++this.number, key };
     this.waiting = null;
     this.timer = setTimeout(() => this.lost(), SILENCE);
+    if (coming) { this.ahead = null; return; }
     try { this.send({ ask: key, id: this.number }); } catch { this.lost(); }
   }
   lost() {
@@ -75,7 +77,7 @@ class Asking {
   }
   answer({ id, key, state, fault }, buffers) {
     if (state) this.shelf.put(key, { state, buffers: buffers.map(bytesOf) });
-    if (this.ahead === id) { this.ahead = null; this.arrived(key, true); return; }
+    if (this.ahead?.id === id) { this.ahead = null; this.arrived(key, true); return; }
     const mine = this.flying && this.flying.id === id;
     if (mine) { clearTimeout(this.timer); this.flying = null; }
     if (fault) this.fault(key, fault); else this.arrived(key, false);
@@ -90,10 +92,10 @@ class Asking {
     if (this.slow) return;
     this.pause = setTimeout(() => {
       const next = nearby.find((key) => !this.shelf.has(key) && !this.fetched.has(key));
-      if (!next || this.flying || this.ahead !== null) return;
+      if (!next || this.flying || this.ahead) return;
       this.fetched.add(next);
-      this.ahead = ++this.number;
-      try { this.send({ ask: next, id: this.ahead }); } catch { this.ahead = null; }
+      this.ahead = { id: ++this.number, key: next };
+      try { this.send({ ask: next, id: this.number }); } catch { this.ahead = null; }
     }, going ? NEXT : QUIET);
   }
 }
