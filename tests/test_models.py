@@ -61,6 +61,28 @@ def test_maps_lie_on_the_image(model, padding):
     assert abs(centre - 111.5) < 8, centre
 
 
+@pytest.mark.parametrize(("model", "how_many"), [(FCN32s, 1), (FCN16s, 2), (FCN8s, 3)])
+@pytest.mark.parametrize("padding", [1, 100])
+def test_contributions_add_up_to_the_logits(model, how_many, padding):
+    torch.manual_seed(0)
+    network = model(3, in_channels=2, width=2, padding=padding).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)           # no score layer at zero, no upsampling that is bilinear
+    images = torch.rand(2, 2, 45, 71)
+    parts, logits = network.contributions(images), network(images)
+    assert [part.shape for part in parts] == [logits.shape] * how_many
+    assert min(part.abs().max() for part in parts) > 0
+    torch.testing.assert_close(sum(parts), logits)
+
+
+def test_a_contribution_comes_from_its_skip_alone():
+    network = FCN8s(3, width=2, padding=1).eval()
+    for score, value in zip([network.score, *network.skip_scores], [1.0, 2.0, 4.0], strict=True):
+        nn.init.constant_(score.bias, value)          # weights are zero: each map is its bias, upsampled
+    parts = network.contributions(torch.rand(1, 3, 96, 96))
+    assert [part[0, 0, 48, 48].item() for part in parts] == [1.0, 2.0, 4.0]
+
+
 def test_unknown_padding_is_refused():
     with pytest.raises(ValueError, match="padding is 100"):
         FCN8s(2, padding=7)

@@ -6,12 +6,12 @@ paddings and crops as in the authors' Caffe models.
 
 from fractions import Fraction
 
+import torch
 from torch import Tensor, nn
 
 from segviz.layers import bilinear_upsampling
 from segviz.models import vgg
-
-POOL3, POOL4, POOL5 = 2, 3, 4  # stages of VGG16, counted from 0
+from segviz.models.vgg import POOL3, POOL4, POOL5
 
 
 class FCN32s(nn.Module):
@@ -24,7 +24,8 @@ class FCN32s(nn.Module):
     `padding=1` is a lighter variant for small images: fc6 pads by 3 and the crops follow. The weights have the same
     shapes.
 
-    `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W).
+    `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W). ValueError for
+    anything else.
     """
 
     skips = ()  # stages whose scores are added on the way up, coarse to fine
@@ -33,10 +34,10 @@ class FCN32s(nn.Module):
         super().__init__()
         if padding not in (1, 100):
             raise ValueError(f"padding is 100 (the reference) or 1 (small images), but got {padding}")
-        self.padding = padding
+        self.num_classes, self.in_channels, self.width, self.padding = num_classes, in_channels, width, padding
         self.stages = vgg.stages(in_channels, width, first_padding=padding)
-        self.fc6 = _relu_conv(8 * width, 64 * width, 7, padding=0 if padding == 100 else 3)
-        self.fc7 = _relu_conv(64 * width, 64 * width, 1)
+        self.fc6 = vgg.relu_conv(8 * width, 64 * width, 7, padding=0 if padding == 100 else 3)
+        self.fc7 = vgg.relu_conv(64 * width, 64 * width, 1)
         self.drop6, self.drop7 = nn.Dropout(0.5), nn.Dropout(0.5)
         self.score = _zero_conv(64 * width, num_classes)
         self.skip_scores = nn.ModuleList(_zero_conv(width * vgg.STAGES[stage][-1], num_classes) for stage in self.skips)
@@ -45,21 +46,44 @@ class FCN32s(nn.Module):
         self.upsamplings = nn.ModuleList([*twice, bilinear_upsampling(num_classes, 2 * last, last)])
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.combine(self.score_maps(images), images.shape)
+
+    def score_maps(self, images: Tensor) -> list[Tensor]:
+        """The scores of fc7 and of each skip, coarse to fine: (B, num_classes, h, w), h and w about the image's over
+        32, 16 and 8."""
+        vgg.check_images(images, self.in_channels)
         maps, x = [], images
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        x = self.score(self.drop7(self.fc7(self.drop6(self.fc6(x)))))  # (B, num_classes, H / 32, W / 32), about
+        x = self.drop7(self.fc7(self.drop6(self.fc6(x))))
+        skips = [score(maps[stage]) for stage, score in zip(self.skips, self.skip_scores, strict=True)]
+        return [self.score(x), *skips]
+
+    def combine(self, scores: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+        """Logits of the image's `shape` from the maps of `score_maps`: upsample, add the next finer map, and so on.
+        All of it is linear."""
+        x, *details = scores
         *skip_crops, final_crop = self.crops()
-        for skip, score, upsample, offset in zip(
-            self.skips, self.skip_scores, self.upsamplings, skip_crops, strict=False
-        ):
-            x, detail = upsample(x), score(maps[skip])
+        *steps, last = self.upsamplings
+        for detail, upsample, offset in zip(details, steps, skip_crops, strict=True):
+            x = upsample(x)
             if offset >= 0:
                 x = x + _crop(detail, offset, x.shape)  # the reference: the skip is the larger map
             else:
                 x = _crop(x, -offset, detail.shape) + detail  # light padding: the upsampled map is
-        return _crop(self.upsamplings[-1](x), final_crop, images.shape)
+        return _crop(last(x), final_crop, shape)
+
+    def contributions(self, images: Tensor) -> list[Tensor]:
+        """What fc7 and each skip alone say of every pixel, coarse to fine: (B, num_classes, H, W) each.
+
+        Behind the score maps all is linear, so they add up to the logits, but for rounding (in eval mode: dropout
+        draws anew at every call)."""
+        scores = self.score_maps(images)
+        blank = [torch.zeros_like(score) for score in scores]
+        return [
+            self.combine([*blank[:i], score, *blank[i + 1 :]], images.shape) for i, score in enumerate(scores)
+        ]
 
     def crops(self) -> list[int]:
         """How many rows and columns are cut at the top and left after each upsampling, so that maps lie on each other:
@@ -96,13 +120,6 @@ class FCN8s(FCN32s):
     0.0001; here, as in the staged training, they are not scaled."""
 
     skips = (POOL4, POOL3)
-
-
-def _relu_conv(in_channels: int, out_channels: int, kernel_size: int, padding: int = 0) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    nn.init.zeros_(conv.bias)
-    return nn.Sequential(conv, nn.ReLU(inplace=True))
 
 
 def _zero_conv(in_channels: int, num_classes: int) -> nn.Conv2d:
