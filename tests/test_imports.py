@@ -21,7 +21,7 @@ RULES = {
     "data": {"data", "draw"},
     "models": {"models", "layers"},
     "live": {"draw"},
-    "training": {"metrics", "live"},
+    "training": {"training", "metrics", "losses", "draw", "live", "checkpoint"},
     "exercises": MIDDLE | {"exercises"},
     "widgets": MIDDLE | {"widgets"},
     "course": {"exercises.progress"},

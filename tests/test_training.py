@@ -11,6 +11,8 @@ from torch.utils.data import TensorDataset
 
 from segviz import metrics, training
 from segviz.models import FCN8s
+from segviz.training import loop
+from segviz.training.batches import shuffled_batches
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +62,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another():
 
 def test_an_epoch_sees_each_image_once_in_a_new_order():
     data = TensorDataset(torch.arange(10.0).view(10, 1), torch.arange(10))
-    batches = training.shuffled_batches(data, 5, seed=0)
+    batches = shuffled_batches(data, 5, seed=0)
     epochs = [torch.cat([next(batches)[1] for _ in range(2)]).tolist() for _ in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
 
@@ -116,7 +118,7 @@ def test_stop_while_scoring_keeps_the_history(monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "evaluate", interrupted)
+    monkeypatch.setattr(loop, "evaluate", interrupted)
     network = small_network()
     history = training.fit(network, halves(), halves(), steps=3, batch_size=4, show=False)
     assert history.interrupted and len(history.loss) == 3 and history.val == [] and not network.training
