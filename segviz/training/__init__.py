@@ -1,0 +1,10 @@
+"""Training and evaluation: `fit` and `evaluate`, loops that a learner can read.
+
+The same two functions train a segmentation network (labels (B, H, W)) and a classifier (labels (B,)): cross-entropy
+and the confusion matrix are the same for both.
+"""
+
+from segviz.training.loop import fit
+from segviz.training.scoring import History, Scores, choose_device, evaluate, predict
+
+__all__ = ["History", "Scores", "choose_device", "evaluate", "fit", "predict"]
