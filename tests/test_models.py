@@ -6,10 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from segviz.layers import bilinear_kernel, bilinear_upsampling, linear_to_conv
-from segviz.models import FCN8s, FCN16s, FCN32s
+from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s
 
-MODELS = [(FCN32s, {}), (FCN16s, {}), (FCN8s, {})]
-VARIANTS = [*MODELS, *((model, {"padding": 1}) for model, _ in MODELS)]
+FCNS = [FCN32s, FCN16s, FCN8s]
+VARIANTS = [
+    *((model, {"padding": padding}) for padding in (100, 1) for model in FCNS),
+    *((DeconvNet, {"size": size, "unpooling": mode}) for size, mode in [(32, "switches"), (64, "bilinear")]),
+]
 
 
 @pytest.mark.parametrize(("model", "options"), VARIANTS, ids=lambda x: getattr(x, "__name__", str(x)))
@@ -33,7 +36,8 @@ def test_every_parameter_learns(model, options):
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize(("model", "parameters"), [(FCN32s, 136_152_917), (FCN16s, 134_815_994), (FCN8s, 134_489_759)])
+@pytest.mark.parametrize(("model", "parameters"), [(FCN32s, 136_152_917), (FCN16s, 134_815_994), (FCN8s, 134_489_759),
+                                                   (DeconvNet, 251_805_653)])
 def test_parameter_counts_are_the_papers(model, parameters):
     with torch.device("meta"):
         network = model(21)

@@ -1,5 +1,6 @@
 """The models of the course, one paper a file."""
 
+from segviz.models.deconvnet import DeconvNet
 from segviz.models.fcn import FCN8s, FCN16s, FCN32s
 
-__all__ = ["FCN8s", "FCN16s", "FCN32s"]
+__all__ = ["DeconvNet", "FCN8s", "FCN16s", "FCN32s"]
