@@ -253,7 +253,7 @@ def unpool(maps: Tensor, switches: Tensor, mode: str = "switches") -> Tensor:
 
     switches: (B, C, H, W) int64, from `nn.MaxPool2d(2, return_indices=True)`: where each value stood, counted row by
     row in a map of (2 H, 2 W). mode: where each value goes in its square of 2x2, the other three being zero:
-    "switches", where the largest value stood (Zeiler, Taylor, Fergus 2011; Noh, Hong, Han 2015, section 3.2.1);
+    "switches", where the largest value stood (Noh, Hong, Han 2015, section 3.2);
     "corner", to the top left; "shuffled", to one of the four by chance, from torch's global generator. "bilinear" puts
     values nowhere, it interpolates (corners not aligned). Only "switches" reads the switches.
     Raises ValueError for another mode.

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from segviz.layers import bilinear_kernel, bilinear_upsampling, linear_to_conv
-from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s
+from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s, Hypercolumn, hypercolumn
 
 FCNS = [FCN32s, FCN16s, FCN8s]
 VARIANTS = [
     *((model, {"padding": padding}) for padding in (100, 1) for model in FCNS),
     *((DeconvNet, {"size": size, "unpooling": mode}) for size, mode in [(32, "switches"), (64, "bilinear")]),
+    (Hypercolumn, {}),
 ]
 
 
@@ -85,6 +86,30 @@ def test_a_contribution_comes_from_its_skip_alone():
         nn.init.constant_(score.bias, value)          # weights are zero: each map is its bias, upsampled
     parts = network.contributions(torch.rand(1, 3, 96, 96))
     assert [part[0, 0, 48, 48].item() for part in parts] == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (45, 71)])
+def test_scoring_before_upsampling_is_scoring_the_hypercolumn(size):
+    """Linear steps may change places: three 1x1 convolutions, upsampled and added, are one over all the channels."""
+    torch.manual_seed(0)
+    network = Hypercolumn(4, in_channels=2, width=2).eval()
+    for score in network.scores:
+        nn.init.normal_(score.weight), nn.init.normal_(score.bias)
+    images = torch.rand(2, 2, *size)
+    columns = network.columns(images)
+    assert columns.shape == (2, 76 * 2, *size)
+    weight = torch.cat([score.weight for score in network.scores], dim=1)
+    bias = sum(score.bias for score in network.scores)
+    torch.testing.assert_close(network(images), F.conv2d(columns, weight, bias), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [96, 71])
+def test_cells_stay_upon_their_pixels(width):
+    """Maps whose cells hold the place of their middle give every pixel its own place, at odd sizes too."""
+    maps = [torch.arange(-(-width // stride)).view(1, 1, 1, -1) * stride + (stride - 1) / 2
+            for stride in hypercolumn.STRIDES]
+    for large in hypercolumn._upsampled(maps, (1, 3, 1, width)):
+        torch.testing.assert_close(large[0, 0, 0, 16:-16], torch.arange(16.0, width - 16))
 
 
 def test_unknown_padding_is_refused():

@@ -2,5 +2,6 @@
 
 from segviz.models.deconvnet import DeconvNet
 from segviz.models.fcn import FCN8s, FCN16s, FCN32s
+from segviz.models.hypercolumn import Hypercolumn
 
-__all__ = ["DeconvNet", "FCN8s", "FCN16s", "FCN32s"]
+__all__ = ["DeconvNet", "FCN8s", "FCN16s", "FCN32s", "Hypercolumn"]
