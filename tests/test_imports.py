@@ -20,6 +20,7 @@ RULES = {
     "exercises.progress": set(),
     "data": {"data", "draw"},
     "models": {"models", "layers"},
+    "checkpoint": {"checkpoint", "models"},
     "live": {"draw"},
     "training": {"training", "metrics", "losses", "draw", "live", "checkpoint"},
     "exercises": MIDDLE | {"exercises"},
