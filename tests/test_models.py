@@ -1,12 +1,15 @@
 """One contract for all models, and what each paper fixes."""
 
+import hashlib
+
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from segviz.layers import bilinear_kernel, bilinear_upsampling, linear_to_conv
-from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s, Hypercolumn, hypercolumn
+from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s, Hypercolumn, hypercolumn, vgg
 
 FCNS = [FCN32s, FCN16s, FCN8s]
 VARIANTS = [
@@ -66,11 +69,13 @@ def test_maps_lie_on_the_image(model, padding):
     assert abs(centre - 111.5) < 8, centre
 
 
-@pytest.mark.parametrize(("model", "how_many"), [(FCN32s, 1), (FCN16s, 2), (FCN8s, 3)])
-@pytest.mark.parametrize("padding", [1, 100])
-def test_contributions_add_up_to_the_logits(model, how_many, padding):
+@pytest.mark.parametrize(("model", "options", "how_many"), [
+    *((model, {"padding": padding}, count) for count, model in enumerate(FCNS, 1) for padding in (1, 100)),
+    (Hypercolumn, {}, 3),
+])
+def test_contributions_add_up_to_the_logits(model, options, how_many):
     torch.manual_seed(0)
-    network = model(3, in_channels=2, width=2, padding=padding).eval()
+    network = model(3, in_channels=2, width=2, **options).eval()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)           # no score layer at zero, no upsampling that is bilinear
     images = torch.rand(2, 2, 45, 71)
@@ -80,10 +85,11 @@ def test_contributions_add_up_to_the_logits(model, how_many, padding):
     torch.testing.assert_close(sum(parts), logits)
 
 
-def test_a_contribution_comes_from_its_skip_alone():
-    network = FCN8s(3, width=2, padding=1).eval()
+@pytest.mark.parametrize(("model", "options"), [(FCN8s, {"padding": 1}), (Hypercolumn, {})])
+def test_a_contribution_comes_from_its_layer_alone(model, options):
+    network = model(3, width=2, **options).eval()
     for score, value in zip([network.score, *network.skip_scores], [1.0, 2.0, 4.0], strict=True):
-        nn.init.constant_(score.bias, value)          # weights are zero: each map is its bias, upsampled
+        nn.init.zeros_(score.weight), nn.init.constant_(score.bias, value)    # each map is its bias, upsampled
     parts = network.contributions(torch.rand(1, 3, 96, 96))
     assert [part[0, 0, 48, 48].item() for part in parts] == [1.0, 2.0, 4.0]
 
@@ -93,13 +99,14 @@ def test_scoring_before_upsampling_is_scoring_the_hypercolumn(size):
     """Linear steps may change places: three 1x1 convolutions, upsampled and added, are one over all the channels."""
     torch.manual_seed(0)
     network = Hypercolumn(4, in_channels=2, width=2).eval()
-    for score in network.scores:
+    scores = [network.score, *network.skip_scores]
+    for score in scores:
         nn.init.normal_(score.weight), nn.init.normal_(score.bias)
     images = torch.rand(2, 2, *size)
     columns = network.columns(images)
     assert columns.shape == (2, 76 * 2, *size)
-    weight = torch.cat([score.weight for score in network.scores], dim=1)
-    bias = sum(score.bias for score in network.scores)
+    weight = torch.cat([score.weight for score in scores], dim=1)
+    bias = sum(score.bias for score in scores)
     torch.testing.assert_close(network(images), F.conv2d(columns, weight, bias), rtol=1e-4, atol=1e-4)
 
 
@@ -110,6 +117,166 @@ def test_cells_stay_upon_their_pixels(width):
             for stride in hypercolumn.STRIDES]
     for large in hypercolumn._upsampled(maps, (1, 3, 1, width)):
         torch.testing.assert_close(large[0, 0, 0, 16:-16], torch.arange(16.0, width - 16))
+
+
+# --- VGG16, and a classifier's weights
+
+
+def narrow_classifier(width: int = 2, num_classes: int = 6, in_channels: int = 3) -> nn.Module:
+    """torchvision's VGG16 with fewer channels."""
+    plan = [part for stage in vgg.STAGES for part in (*(width * multiple for multiple in stage), "M")]
+    features = torchvision.models.vgg.make_layers(plan)
+    features[0] = nn.Conv2d(in_channels, width, 3, padding=1)
+    with torch.device("meta"):                        # its classifier has a fixed width: it is replaced at once
+        network = torchvision.models.VGG(features, num_classes, init_weights=False)
+    network.classifier = nn.Sequential(
+        nn.Linear(8 * width * 49, 64 * width), nn.ReLU(), nn.Dropout(), nn.Linear(64 * width, 64 * width), nn.ReLU(),
+        nn.Dropout(), nn.Linear(64 * width, num_classes),
+    )
+    for parameter in network.parameters():            # of a size that what goes wrong shows
+        nn.init.normal_(parameter, std=0.1) if parameter.dim() == 1 else nn.init.kaiming_normal_(parameter)
+    return network.eval()
+
+
+def assert_same_classifier(network: nn.Module, oracle: nn.Module):
+    images = torch.rand(1, 3, 224, 224)
+    found, expected = images, images
+    ends = [i for i, layer in enumerate(oracle.features) if isinstance(layer, nn.MaxPool2d)]
+    for stage, begin, end in zip(network.stages, [-1, *ends], ends, strict=False):
+        found, expected = stage(found), oracle.features[begin + 1 : end + 1](expected)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert network(images).shape == (1, network.num_classes, 1, 1)
+    torch.testing.assert_close(network(images)[..., 0, 0], oracle(images), rtol=1e-5, atol=1e-5)
+
+
+def test_vgg16_is_torchvisions():
+    torch.manual_seed(0)
+    oracle, network = narrow_classifier(), vgg.VGG16(6, width=2).eval()
+    vgg.copy_classifier(network, oracle.state_dict())
+    assert_same_classifier(network, oracle)
+
+
+@pytest.mark.slow
+def test_vgg16_is_torchvisions_at_full_width():
+    torch.manual_seed(0)
+    oracle = torchvision.models.vgg16(weights=None).eval()
+    with torch.device("meta"):
+        network = vgg.VGG16()
+    network = network.to_empty(device="cpu").eval()
+    vgg.copy_classifier(network, oracle.state_dict())
+    assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for p in oracle.parameters())
+    assert_same_classifier(network, oracle)
+
+
+def test_vgg16_answers_at_every_place_of_its_features():
+    """On a larger image each logit is the classifier's on one 7x7 window of pool5. It is not the classifier's on one
+    224x224 window of the image: the convolutions below pad with zeros at the window's border, or see what is there."""
+    torch.manual_seed(0)
+    oracle, network = narrow_classifier(), vgg.VGG16(6, width=2).eval()
+    vgg.copy_classifier(network, oracle.state_dict())
+    images = torch.rand(2, 3, 256, 288)
+    logits, pool5 = network(images), oracle.features(images)
+    assert logits.shape == (2, 6, 2, 3)
+    for row in range(2):
+        for column in range(3):
+            window = pool5[..., row : row + 7, column : column + 7].flatten(1)
+            torch.testing.assert_close(logits[..., row, column], oracle.classifier(window), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "options"), [
+    *((model, {"padding": padding}) for model in FCNS for padding in (1, 100)),
+    (Hypercolumn, {}), (DeconvNet, {"size": 224}),
+], ids=lambda x: getattr(x, "__name__", str(x)))
+def test_a_classifier_fills_every_model_on_vgg16(model, options):
+    oracle, network = narrow_classifier(), model(3, width=2, **options)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    vgg.copy_classifier(network, oracle.state_dict())
+    own = [layer for part in (network.stages, network.fc6, network.fc7) for layer in part.modules()
+           if isinstance(layer, nn.Conv2d)]
+    theirs = [layer for layer in oracle.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    for layer, other in zip(own, theirs[:-1], strict=True):
+        assert layer.weight.flatten().equal(other.weight.flatten()) and layer.bias.equal(other.bias)
+    rest = {name for name in before if not name.startswith(("stages", "fc6.0", "fc7.0"))}
+    assert all(network.state_dict()[name].equal(before[name]) for name in rest)
+
+
+@pytest.mark.parametrize(("network", "options", "words"), [
+    (lambda: vgg.VGG16(6, width=4), {}, "features.0 .* makes 2 channels .* this network's layer 4 "),
+    (lambda: FCN8s(6, in_channels=4, width=2), {}, "of 27 numbers, this network's layer 2 of 36"),
+    (lambda: DeconvNet(6, width=2, size=64), {}, "classifier.0 .* of 784 numbers, this network's layer 128 of 64"),
+    (lambda: vgg.VGG16(6, width=2), {"drop": "features.28.weight"}, "has no features.28.weight"),
+    (lambda: vgg.VGG16(6, width=2), {"drop": "classifier.6.bias"}, "has no classifier.6.weight or no bias"),
+], ids=["width", "channels", "size", "a layer", "the bias"])
+def test_weights_that_do_not_fit_are_refused_and_nothing_is_copied(network, options, words):
+    network, weights = network(), narrow_classifier().state_dict()
+    weights.pop(options.get("drop"), None)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(ValueError, match=words):
+        vgg.copy_classifier(network, weights)
+    assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_other_classes_leave_the_scores_as_they_were():
+    network = vgg.VGG16(9, width=2)
+    before = network.score.weight.clone()
+    vgg.copy_classifier(network, narrow_classifier(num_classes=6).state_dict())
+    assert network.score.weight.equal(before)
+
+
+def test_images_are_normalised_as_the_weights_expect():
+    transforms = torchvision.models.VGG16_Weights.IMAGENET1K_V1.transforms()
+    assert (list(vgg.MEAN), list(vgg.STD)) == (transforms.mean, transforms.std)
+
+
+@pytest.fixture
+def download(tmp_path, monkeypatch):
+    """A file of our own in the place of the one on the net; torch's cache in an empty folder."""
+    class Weights:
+        class IMAGENET1K_V1:
+            url = (tmp_path / "net" / "vgg16-0.pth").as_uri()
+
+    source = tmp_path / "net" / "vgg16-0.pth"
+    source.parent.mkdir()
+    torch.save({"features.0.bias": torch.arange(3.0)}, source)
+    monkeypatch.setattr(torchvision.models, "VGG16_Weights", Weights)
+    monkeypatch.setattr(vgg, "DIGEST", hashlib.sha256(source.read_bytes()).hexdigest())
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "cache"))
+    return source, tmp_path / "cache" / "checkpoints" / "vgg16-0.pth"
+
+
+def test_weights_are_fetched_once(download):
+    source, cached = download
+    assert vgg.imagenet_weights()["features.0.bias"].tolist() == [0, 1, 2]
+    source.unlink()
+    assert vgg.imagenet_weights()["features.0.bias"].tolist() == [0, 1, 2]
+    assert cached.exists()
+
+
+def test_without_a_connection_the_error_says_what_to_do(download):
+    source, cached = download
+    source.unlink()
+    with pytest.raises(OSError, match=r"could not be fetched from .* They are not needed") as caught:
+        vgg.imagenet_weights()
+    assert str(cached) in str(caught.value) and list(cached.parent.iterdir()) == []
+
+
+def test_what_arrives_broken_is_not_kept(download):
+    source, cached = download
+    source.write_bytes(source.read_bytes()[:-1])
+    with pytest.raises(OSError, match="could not be fetched"):
+        vgg.imagenet_weights()
+    assert list(cached.parent.iterdir()) == []
+
+
+def test_a_changed_file_in_the_cache_is_not_read(download):
+    _, cached = download
+    vgg.imagenet_weights()
+    cached.write_bytes(cached.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match=r"is not VGG16's ImageNet weights .* delete it"):
+        vgg.imagenet_weights()
+
+
+# --- what is refused
 
 
 def test_unknown_padding_is_refused():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segviz.models import vgg
 from segviz.models.vgg import POOL3, POOL4
 
-STRIDES = (8, 16, 32)  # of pool3, pool4 and fc7
+SKIPS, STRIDES = (POOL4, POOL3), (32, 16, 8)  # stages that are read besides fc7; strides, fc7 first
 
 
 class Hypercolumn(nn.Module):
@@ -41,28 +41,38 @@ class Hypercolumn(nn.Module):
         self.fc6 = vgg.relu_conv(8 * width, 64 * width, 7, padding=3)
         self.fc7 = vgg.relu_conv(64 * width, 64 * width, 1)
         self.drop6, self.drop7 = nn.Dropout(0.5), nn.Dropout(0.5)
-        channels = [width * vgg.STAGES[stage][-1] for stage in (POOL3, POOL4)] + [64 * width]
-        self.scores = nn.ModuleList(nn.Conv2d(count, num_classes, 1) for count in channels)
-        for score in self.scores:
-            nn.init.normal_(score.weight, std=0.01)  # as in the authors' model
-            nn.init.zeros_(score.bias)
+        self.score = _score(64 * width, num_classes)
+        self.skip_scores = nn.ModuleList(_score(width * vgg.STAGES[stage][-1], num_classes) for stage in SKIPS)
 
     def forward(self, images: Tensor) -> Tensor:
-        scores = [score(x) for score, x in zip(self.scores, self.maps(images), strict=True)]
-        return sum(_upsampled(scores, images.shape))
+        return sum(self.contributions(images))
+
+    def contributions(self, images: Tensor) -> list[Tensor]:
+        """What fc7, pool4 and pool3 say of every pixel, coarse to fine: (B, num_classes, H, W) each. Their sum is the
+        logits."""
+        scores = [score(x) for score, x in zip([self.score, *self.skip_scores], self.maps(images), strict=True)]
+        return _upsampled(scores, images.shape)
+
+    def columns(self, images: Tensor) -> Tensor:
+        """The hypercolumn of every pixel: (B, 76 width, H, W), the maps of fc7, pool4 and pool3 upsampled and
+        concatenated."""
+        return torch.cat(_upsampled(self.maps(images), images.shape), dim=1)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """pool3, pool4 and fc7: (B, C, h, w) with 4, 8 and 64 times `width` channels, at strides 8, 16 and 32."""
+        """fc7, pool4 and pool3: (B, C, h, w) with 64, 8 and 4 times `width` channels, at strides 32, 16 and 8."""
         vgg.check_images(images, self.in_channels)
         maps, x = [], images
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return [maps[POOL3], maps[POOL4], self.drop7(self.fc7(self.drop6(self.fc6(x))))]
+        return [self.drop7(self.fc7(self.drop6(self.fc6(x)))), *(maps[stage] for stage in SKIPS)]
 
-    def columns(self, images: Tensor) -> Tensor:
-        """The hypercolumn of every pixel: (B, 76 width, H, W), the upsampled maps one upon the other."""
-        return torch.cat(_upsampled(self.maps(images), images.shape), dim=1)
+
+def _score(in_channels: int, num_classes: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)  # as in the authors' model
+    nn.init.zeros_(conv.bias)
+    return conv
 
 
 def _upsampled(maps: list[Tensor], shape: tuple[int, ...]) -> list[Tensor]:

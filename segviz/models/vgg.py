@@ -4,10 +4,45 @@ Simonyan and Zisserman 2015, "Very deep convolutional networks", table 1, config
 five stages, each closed by a 2x2 pooling of stride 2.
 """
 
+import hashlib
+from pathlib import Path
+
+import torch
 from torch import Tensor, nn
 
 STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))  # output channels, in units of `width`
 POOL3, POOL4, POOL5 = 2, 3, 4                               # stages, counted from 0
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)    # of red, green, blue: what `imagenet_weights` expects
+DIGEST = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"  # SHA-256 of the file with those weights
+
+
+class VGG16(nn.Module):
+    """VGG16 as a classifier that answers everywhere: its fully connected layers are convolutions of the same weights
+    (lesson 02; Simonyan and Zisserman 2015, section 3.2).
+
+    num_classes: channels of the logits. in_channels: channels of the image.
+    width: channels of the first stage; 64 is the paper's.
+
+    `model(images)`: (B, in_channels, H, W) float, H and W from 224 up -> logits (B, num_classes, h, w), as many as a
+    window of 7x7 has places on pool5's map of about H / 32 x W / 32: one for an image of 224x224.
+    ValueError for anything else.
+    """
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3, width: int = 64):
+        super().__init__()
+        self.num_classes, self.in_channels, self.width = num_classes, in_channels, width
+        self.stages = stages(in_channels, width)
+        self.fc6 = relu_conv(8 * width, 64 * width, 7)
+        self.fc7 = relu_conv(64 * width, 64 * width, 1)
+        self.drop6, self.drop7 = nn.Dropout(0.5), nn.Dropout(0.5)
+        self.score = nn.Conv2d(64 * width, num_classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images, self.in_channels, least=224)
+        x = images
+        for stage in self.stages:
+            x = stage(x)
+        return self.score(self.drop7(self.fc7(self.drop6(self.fc6(x)))))
 
 
 def relu_conv(
@@ -52,3 +87,69 @@ def check_images(images: Tensor, in_channels: int, least: int = 32) -> None:
             f"expected float images (B, {in_channels}, H, W) with H and W from {least} up, "
             f"got {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
         )
+
+
+def copy_classifier(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copies a trained classifier into a network of this package: what training from ImageNet begins with.
+
+    network: `VGG16`, or another model that is built on it (FCN, Hypercolumn, DeconvNet with size=224): its `stages`,
+    `fc6` and `fc7`, and `score` where that has the classifier's shape; else it stays as it is.
+    weights: the state dict of torchvision's `vgg16` (`imagenet_weights()`, or one that you trained).
+    Raises ValueError, and copies nothing, where weights are missing, or do not fit the network's width or channels.
+    """
+    convs = [layer for layer in network.stages.modules() if isinstance(layer, nn.Conv2d)]
+    layers, fitting = [*convs, network.fc6[0], network.fc7[0], network.score], []
+    for name, layer in zip(_torchvision_names(), layers, strict=True):
+        weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
+        if weight is None or bias is None:
+            raise ValueError(f"expected the state dict of torchvision's vgg16, but it has no {name}.weight or no bias")
+        found, own = weight.flatten(1).shape, layer.weight.flatten(1).shape
+        if found == own:
+            fitting.append((layer, weight, bias))
+        elif layer is not network.score:
+            raise ValueError(
+                f"{name} of the classifier makes {found[0]} channels of {found[1]} numbers, this network's layer "
+                f"{own[0]} of {own[1]}: build it with the same width and in_channels (torchvision's has 64 and 3)"
+            )
+    with torch.no_grad():
+        for layer, weight, bias in fitting:
+            layer.weight.copy_(weight.view_as(layer.weight))
+            layer.bias.copy_(bias)
+
+
+def _torchvision_names() -> list[str]:
+    """What torchvision calls the sixteen layers: it counts each convolution, ReLU and pooling."""
+    names, index = [], 0
+    for multiples in STAGES:
+        names += [f"features.{index + 2 * i}" for i in range(len(multiples))]
+        index += 2 * len(multiples) + 1
+    return [*names, "classifier.0", "classifier.3", "classifier.6"]
+
+
+def imagenet_weights() -> dict[str, Tensor]:
+    """The weights of torchvision's `vgg16`, trained on ImageNet (IMAGENET1K_V1), for `copy_classifier`.
+
+    The first call downloads 528 MB into torch's cache, where torchvision's own download puts it too; later calls read
+    it there. It is read only if it has the SHA-256 that it is known by, and never as a program (`weights_only`).
+    Images must be normalised for it: `(image - MEAN) / STD`, each channel with its own.
+    Raises OSError in words where the file can not be had, ValueError where it is not the one expected.
+    """
+    from torchvision.models import VGG16_Weights  # here, for it takes a while to import
+
+    url = VGG16_Weights.IMAGENET1K_V1.url
+    file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/")[-1])
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=DIGEST)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"VGG16's ImageNet weights could not be fetched from {url} ({error}). They are not needed: every "
+                f"lesson trains from scratch, and data/checkpoints/ holds networks that are trained already. To use "
+                f"them without a connection, put the file at {file}"
+            ) from error
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != DIGEST:
+        raise ValueError(f"{file} is not VGG16's ImageNet weights (SHA-256 {digest}): delete it, and call again")
+    return torch.load(file, map_location="cpu", weights_only=True)
