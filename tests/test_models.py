@@ -1,6 +1,8 @@
 """One contract for all models, and what each paper fixes."""
 
 import hashlib
+import inspect
+import re
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from segviz.layers import bilinear_kernel, bilinear_upsampling, linear_to_conv
+from segviz.layers import UNPOOLING, bilinear_kernel, bilinear_upsampling, linear_to_conv, unpool
 from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s, Hypercolumn, hypercolumn, vgg
 
 FCNS = [FCN32s, FCN16s, FCN8s]
@@ -19,15 +21,71 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "options"), VARIANTS, ids=lambda x: getattr(x, "__name__", str(x)))
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (97, 64), (96, 130)])
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)                          # maps here are tiny
+    yield
+    torch.set_num_threads(threads)
+
+
+def called(value) -> str:
+    return getattr(value, "__name__", str(value))
+
+
+# --- one contract for all models
+
+
+@pytest.mark.parametrize(("model", "options"), VARIANTS, ids=called)
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (97, 64), (64, 96)])
 def test_logits_have_the_size_of_the_image(model, options, size):
-    network = model(5, in_channels=2, width=2, **options).eval()
-    logits = network(torch.rand(2, 2, *size))
-    assert logits.shape == (2, 5, *size) and logits.dtype == torch.float32
+    torch.manual_seed(0)
+    network, images = model(5, in_channels=2, width=2, **options), torch.rand(2, 2, *size)
+    for training in (True, False):
+        logits = network.train(training)(images)
+        assert type(logits) is torch.Tensor and logits.shape == (2, 5, *size) and logits.dtype == torch.float32
+    assert logits.equal(network(images))              # in eval mode nothing is left to chance
+    assert network(images[:1]).shape == (1, 5, *size)
 
 
-@pytest.mark.parametrize(("model", "options"), VARIANTS, ids=lambda x: getattr(x, "__name__", str(x)))
+@pytest.mark.parametrize(("model", "options"), VARIANTS, ids=called)
+def test_logits_are_raw(model, options):
+    """Twice the scores, twice the logits: nothing behind the score layers binds them, as a softmax would."""
+    torch.manual_seed(0)
+    network, images = model(3, width=2, **options).eval(), torch.rand(1, 3, 40, 52)
+    scores = [p for name, p in network.named_parameters() if "score" in name]
+    for parameter in scores:
+        nn.init.normal_(parameter)
+    once = network(images)
+    with torch.no_grad():
+        for parameter in scores:
+            parameter.mul_(2)
+    torch.testing.assert_close(network(images), 2 * once, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "options"), [*VARIANTS, (vgg.VGG16, {})], ids=called)
+def test_arguments_are_kept(model, options):
+    """From its attributes alone a network can be built again, with the same parameters."""
+    network = model(4, in_channels=2, width=3, **options)
+    arguments = {name: getattr(network, name) for name in inspect.signature(model).parameters}
+    assert arguments == arguments | {"num_classes": 4, "in_channels": 2, "width": 3} | options
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in model(**arguments).state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize(("model", "options"), VARIANTS, ids=called)
+@pytest.mark.parametrize("images", [
+    torch.rand(1, 4, 64, 64), torch.rand(1, 3, 31, 64), torch.rand(1, 3, 64, 31), torch.rand(3, 64, 64),
+    torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+], ids=["channels", "height", "width", "no batch", "bytes"])
+def test_images_that_do_not_fit_are_refused_in_words(model, options, images):
+    kind, shape = str(images.dtype)[6:], tuple(images.shape)
+    words = rf"expected float images \(B, 3, H, W\) with H and W from 32 up, got {kind} {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=words):
+        model(2, width=1, **options).eval()(images)
+
+
+@pytest.mark.parametrize(("model", "options"), VARIANTS, ids=called)
 def test_every_parameter_learns(model, options):
     torch.manual_seed(0)
     network = model(3, width=4, **options).eval()
@@ -119,6 +177,131 @@ def test_cells_stay_upon_their_pixels(width):
         torch.testing.assert_close(large[0, 0, 0, 16:-16], torch.arange(16.0, width - 16))
 
 
+# --- DeconvNet, and unpooling
+
+
+def test_deconvnet_has_the_authors_maps():
+    with torch.device("meta"):
+        network = DeconvNet(21).eval()
+        code, switches = network.encode(torch.empty(1, 3, 224, 224))
+        maps = network.decode(code, switches)
+    assert code.shape == (1, 4096, 1, 1)
+    assert [x.shape[1:3] for x in switches] == [(64, 112), (128, 56), (256, 28), (512, 14), (512, 7)]
+    assert [x.shape[1:3] for x in maps] == [(512, 7), (512, 14), (256, 28), (128, 56), (64, 112), (64, 224)]
+    layers = [layer for stage in network.decoder for layer in stage if isinstance(layer, nn.ConvTranspose2d)]
+    assert [layer.out_channels for layer in layers] == [512, 512, 512, 512, 512, 256, 256, 256, 128, 128, 64, 64, 64]
+    assert {(layer.kernel_size, layer.padding) for layer in layers} == {((3, 3), (1, 1))}
+    assert (network.fc6[0].kernel_size, network.fc6_deconv[0].kernel_size) == ((7, 7), (7, 7))
+
+
+def test_deconvnet_sees_images_of_other_sizes_resized():
+    torch.manual_seed(0)
+    network = DeconvNet(3, width=2, size=64).eval()
+    images = torch.rand(2, 3, 100, 130)
+    small = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
+    expected = F.interpolate(network(small), size=(100, 130), mode="bilinear")
+    torch.testing.assert_close(network(images), expected)
+    code, switches = network.encode(small)
+    torch.testing.assert_close(network(small), network.score(network.decode(code, switches)[-1]))
+
+
+def test_each_stage_has_its_own_unpooling():
+    """Five modes, coarse to fine: changing one changes the maps from its stage on, and none before."""
+    torch.manual_seed(0)
+    network = DeconvNet(3, width=4, size=64).eval()
+    code, switches = network.encode(torch.rand(2, 3, 64, 64))
+    paper = network.decode(code, switches)
+    for stage in range(5):
+        network.unpooling = ["corner" if i == stage else "switches" for i in range(5)]
+        same = [a.equal(b) for a, b in zip(network.decode(code, switches), paper, strict=True)]
+        assert same == [i <= stage for i in range(6)]
+
+
+def test_one_weight_serves_every_unpooling():
+    torch.manual_seed(0)
+    network, images = DeconvNet(3, width=4, size=64).eval(), torch.rand(2, 3, 64, 64)
+    logits = []
+    for network.unpooling in UNPOOLING:
+        torch.manual_seed(1)
+        logits.append(network(images))
+        torch.manual_seed(1)
+        assert logits[-1].equal(network(images))
+    assert not any(a.equal(b) for i, a in enumerate(logits) for b in logits[:i])
+    network.unpooling = "shuffled"
+    assert not network(images).equal(network(images))                        # chance goes on
+
+
+@pytest.mark.parametrize("unpooling", ["nearest", ("switches",) * 4, ("switches",) * 4 + ("nearest",), ()])
+def test_unknown_unpooling_is_refused(unpooling):
+    with pytest.raises(ValueError, match=r"unpooling is one of .*switches"):
+        DeconvNet(2, width=1, size=32, unpooling=unpooling)
+    network = DeconvNet(2, width=1, size=32).eval()
+    network.unpooling = unpooling
+    with pytest.raises(ValueError, match=r"unpooling is one of .*switches"):
+        network(torch.rand(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("size", [0, 16, 100, -32])
+def test_a_size_that_cannot_be_halved_five_times_is_refused(size):
+    with pytest.raises(ValueError, match="a multiple of 32"):
+        DeconvNet(2, width=1, size=size)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_deconvnet_does_not_train_on_a_batch_of_one(size):
+    network = DeconvNet(2, width=1, size=size)
+    with pytest.raises(ValueError, match=r"cannot train on a batch of one: .* Take two images or more"):
+        network(torch.rand(1, 3, 64, 64))
+    assert network(torch.rand(2, 3, 64, 64)).shape == (2, 2, 64, 64)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()                              # with frozen statistics one image is enough
+    assert network(torch.rand(1, 3, 64, 64)).shape == (1, 2, 64, 64)
+
+
+@pytest.mark.parametrize("mode", UNPOOLING[:3])
+def test_unpooling_puts_each_value_in_one_place_of_its_square(mode):
+    """Against a loop over every square."""
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, 8, 10)
+    pooled, switches = F.max_pool2d(maps, 2, return_indices=True)
+    large, chosen = unpool(pooled, switches, mode), []
+    assert large.shape == maps.shape
+    for b, c, row, column in torch.cartesian_prod(*(torch.arange(n) for n in pooled.shape)):
+        square = (b, c, slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
+        place = large[square].flatten().nonzero().item()          # one value, or this raises
+        assert large[square].flatten()[place] == pooled[b, c, row, column]
+        chosen.append((place, maps[square].argmax().item()))
+    if mode == "switches":
+        assert all(place == largest for place, largest in chosen)
+    else:
+        assert {place for place, _ in chosen} == ({0} if mode == "corner" else {0, 1, 2, 3})
+
+
+def test_shuffled_unpooling_takes_all_places_alike():
+    torch.manual_seed(0)
+    large = unpool(torch.ones(1, 1, 100, 100), torch.zeros(1, 1, 100, 100, dtype=torch.long), "shuffled")
+    counts = [large[..., row::2, column::2].sum().item() for row in (0, 1) for column in (0, 1)]
+    assert sum(counts) == 10_000 and all(abs(count - 2_500) < 200 for count in counts)    # 200: 4.6 sigma
+
+
+def test_pooling_undoes_unpooling():
+    pooled, switches = F.max_pool2d(torch.rand(1, 2, 12, 8), 2, return_indices=True)
+    for mode in UNPOOLING[:3]:
+        assert F.max_pool2d(unpool(pooled, switches, mode), 2).equal(pooled)
+
+
+def test_bilinear_unpooling_is_interpolation():
+    maps = torch.rand(1, 2, 5, 6)
+    expected = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+    assert unpool(maps, None, "bilinear").equal(expected)
+
+
+def test_an_unknown_mode_of_unpooling_is_refused():
+    with pytest.raises(ValueError, match=r"expected a mode out of .*switches.* got 'nearest'"):
+        unpool(torch.rand(1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.long), "nearest")
+
+
 # --- VGG16, and a classifier's weights
 
 
@@ -168,6 +351,11 @@ def test_vgg16_is_torchvisions_at_full_width():
     assert_same_classifier(network, oracle)
 
 
+def test_vgg16_says_what_it_expects():
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\) with H and W from 224 up, got float32 \(1, 3, 223, 300\)"):
+        vgg.VGG16(2, width=1)(torch.rand(1, 3, 223, 300))
+
+
 def test_vgg16_answers_at_every_place_of_its_features():
     """On a larger image each logit is the classifier's on one 7x7 window of pool5. It is not the classifier's on one
     224x224 window of the image: the convolutions below pad with zeros at the window's border, or see what is there."""
@@ -186,7 +374,7 @@ def test_vgg16_answers_at_every_place_of_its_features():
 @pytest.mark.parametrize(("model", "options"), [
     *((model, {"padding": padding}) for model in FCNS for padding in (1, 100)),
     (Hypercolumn, {}), (DeconvNet, {"size": 224}),
-], ids=lambda x: getattr(x, "__name__", str(x)))
+], ids=called)
 def test_a_classifier_fills_every_model_on_vgg16(model, options):
     oracle, network = narrow_classifier(), model(3, width=2, **options)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
