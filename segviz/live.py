@@ -18,11 +18,13 @@ from segviz import draw
 
 
 class Live:
-    """Shows the progress of `steps` steps. `due(step)` says when it is time to `update`; at the end, `close`."""
+    """Shows the progress of `steps` steps, the first `done` of which were done before. `due(step)` says when it is time
+    to `update`; at the end, `close`."""
 
     SECONDS = 1.0  # between two pictures: each costs the training about 0.1 s
 
-    def __init__(self, steps: int, title: str, watch: Tensor | None = None, show: bool | None = None):
+    def __init__(self, steps: int, title: str, watch: Tensor | None = None, show: bool | None = None, done: int = 0):
+        self.done = done
         self.steps, self.title, self.watch = steps, title, watch
         self.start = self.last = time.perf_counter()
         self.bar = self.display = None
@@ -32,9 +34,9 @@ class Live:
             from IPython.display import HTML, display
 
             self._html = HTML
-            self.display = display(HTML(self._bar(0, "starting")), display_id=True)
+            self.display = display(HTML(self._bar(done, "starting")), display_id=True)
         else:
-            self.bar = tqdm(total=steps, desc=title, file=sys.stderr)
+            self.bar = tqdm(total=steps, initial=done, desc=title, file=sys.stderr)
 
     def due(self, step: int) -> bool:
         """Whether to update now: about once a second; if an image is watched, at steps 1, 2, 4, 8 ... too."""
@@ -49,10 +51,12 @@ class Live:
         recent = float(np.mean(history.loss[-10:]))
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
-            self.bar.set_postfix(loss=f"{recent:.3f}")
+            score = {"mIoU": f"{history.val[-1][1].mean_iou:.3f}"} if history.val else {}
+            self.bar.set_postfix(loss=f"{recent:.3f}", **score)
         if self.display is not None:
-            left = (time.perf_counter() - self.start) / step * (self.steps - step)
-            words = f"step {step} of {self.steps} · loss {recent:.3f} · {left:.0f} s left"
+            left = (time.perf_counter() - self.start) / max(1, step - self.done) * (self.steps - step)
+            score = f" · mean IoU {history.val[-1][1].mean_iou:.3f}" if history.val else ""
+            words = f"step {step} of {self.steps} · loss {recent:.3f}{score} · {left:.0f} s left"
             self.display.update(self._html(self._bar(step, words) + self._picture(history)))
         self.last = time.perf_counter()
 

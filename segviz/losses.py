@@ -18,19 +18,25 @@ def cross_entropy(
     labels: integer (B, H, W) or (B,), in [0, C) or `ignore_index` (void: not counted).
     class_weights: (C,) at least 0; the mean is divided by the sum of the weights that were counted.
     NaN where nothing is counted. Raises ValueError where shapes do not fit and, on the CPU, for labels out of range;
-    elsewhere looking would hold up the device: check them before they go there (`check_labels`).
+    elsewhere looking would hold up the device (`cross_entropy_parts` says what to do there).
     """
-    if labels.device.type == "cpu" and logits.dim() > 1:
-        check_labels(label_range(labels, ignore_index), logits.shape[1], ignore_index)
-    total, weight = cross_entropy_parts(logits, labels, ignore_index, class_weights)
+    extent = label_range(labels, ignore_index) if labels.device.type == "cpu" else None
+    total, weight = cross_entropy_parts(logits, labels, ignore_index, class_weights, extent)
     return total / weight
 
 
 def cross_entropy_parts(
-    logits: Tensor, labels: Tensor, ignore_index: int = 255, class_weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = 255,
+    class_weights: Tensor | None = None,
+    extent: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The sum and the weight, float32 (), whose quotient is `cross_entropy`. Arguments as there; labels not checked."""
-    _check_shapes(logits, labels, class_weights)
+    """The sum and the weight, float32 (), whose quotient is `cross_entropy`. Arguments as there.
+
+    extent: the labels' `label_range`, taken before they went to a device; it is checked against the classes."""
+    check_shapes(logits, labels, class_weights)
+    check_labels(extent, logits.shape[1], ignore_index)
     labels, seen = labels.long(), labels != ignore_index
     total = F.cross_entropy(logits.float(), labels, class_weights, ignore_index=ignore_index, reduction="sum")
     if class_weights is None:
@@ -77,7 +83,8 @@ def check_labels(extent: tuple[int, int] | None, num_classes: int, ignore_index:
         )
 
 
-def _check_shapes(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> None:
+def check_shapes(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> None:
+    """Raises ValueError where logits, labels and weights do not belong together."""
     if not isinstance(logits, Tensor):
         raise ValueError(f"a network gives one tensor of logits, but this one gave a {type(logits).__name__}")
     expected = (logits.shape[0], *logits.shape[2:])

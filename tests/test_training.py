@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from segviz import metrics, training
 from segviz.models import FCN8s
 from segviz.training import loop
-from segviz.training.batches import shuffled_batches
+from segviz.training.batches import shuffled
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +61,11 @@ def test_the_same_seed_gives_the_same_run_and_another_another():
 
 
 def test_an_epoch_sees_each_image_once_in_a_new_order():
-    data = TensorDataset(torch.arange(10.0).view(10, 1), torch.arange(10))
-    batches = shuffled_batches(data, 5, seed=0)
-    epochs = [torch.cat([next(batches)[1] for _ in range(2)]).tolist() for _ in range(2)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
+    steps = [shuffled(10, 5, seed=0, step=step) for step in range(1, 5)]
+    assert [epoch for batch in steps for epoch, _ in batch] == [0] * 10 + [1] * 10
+    first, second = ([index for batch in steps[k : k + 2] for _, index in batch] for k in (0, 2))
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+    assert len({index for step in (1, 2, 3) for _, index in shuffled(11, 3, 0, step)}) == 9     # the rest is left out
 
 
 def test_fewer_images_than_a_batch_still_train():

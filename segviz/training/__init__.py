@@ -4,7 +4,9 @@ The same two functions train a segmentation network (labels (B, H, W)) and a cla
 and the confusion matrix are the same for both.
 """
 
+from segviz.training.history import History
 from segviz.training.loop import fit
-from segviz.training.scoring import History, Scores, choose_device, evaluate, predict
+from segviz.training.processes import choose_device
+from segviz.training.scoring import Scores, evaluate, predict
 
 __all__ = ["History", "Scores", "choose_device", "evaluate", "fit", "predict"]

@@ -1,35 +1,119 @@
-"""Which items make which batch, as a function of the seed and the epoch alone, and items made into batches."""
+"""Which items make which batch: a function of the seed and the step alone, so that a run can be taken up anywhere.
+
+A step knows its epoch and its place in it; an epoch's order follows from (seed, epoch), and whatever chance an item
+needs from (seed, epoch, index). Nothing is drawn from a generator that a run would have to save.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from segviz import losses
 
 
-def shuffled_batches(data, batch_size: int, seed: int):
-    """Endless (images, labels), each epoch in an order that depends on (seed, epoch) alone."""
-    size, epoch = min(batch_size, len(data)), 0
-    while True:
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
-        for first in range(0, len(data) - size + 1, size):
-            yield collate(data, order[first : first + size])
-        epoch += 1
+class Batch(NamedTuple):
+    images: Tensor  # float (B, C, H, W)
+    labels: Tensor  # int64 (B, H, W) or (B,)
+    indices: list[int]  # which items of the data set these are
+    extent: tuple[int, int] | None  # lowest and highest label that is not void; None where all are void
 
 
-def collate(data, indices) -> tuple[Tensor, Tensor]:
-    """The items as one batch: images float (B, C, H, W), labels int64 (B, H, W) or (B,)."""
-    images, labels = zip(*((torch.as_tensor(part) for part in data[i]) for i in indices), strict=True)
-    _check_one_size("images", images)
-    _check_one_size("labels", labels)
-    images, labels = torch.stack(images), torch.stack(labels)
-    if not images.is_floating_point():
-        raise ValueError(f"images are float in [0, 1], but got {images.dtype}: for uint8, image.float() / 255")
-    if labels.is_floating_point():
-        raise ValueError(f"labels are whole numbers, but got {labels.dtype}: use .long()")
-    if labels.dim() not in (1, 3):
-        raise ValueError(f"a label is a map (H, W), or one number for a classifier, but got {tuple(labels.shape[1:])}")
-    return images, labels.long()
+def shuffled(count: int, batch_size: int, seed: int, step: int) -> list[tuple[int, int]]:
+    """The batch of step 1, 2, 3 ...: pairs (epoch, index). Each epoch sees each item at most once, in an order of its
+    own; a last, short batch is left out unless it is the only one."""
+    size = min(batch_size, count)
+    epoch, place = divmod(step - 1, count // size)
+    return [(epoch, index) for index in _order(count, seed, epoch)[place * size : (place + 1) * size].tolist()]
 
 
-def _check_one_size(what: str, parts: tuple[Tensor, ...]) -> None:
+@functools.lru_cache(maxsize=1)
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def mixed(*numbers: int) -> int:
+    """A seed of 63 bits from several numbers: neighbours get seeds that have nothing to do with each other."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big") >> 1
+
+
+class Examples(Dataset):
+    """Items (image, label, index) of `data`, augmented; in order where they are asked for by number, and by
+    (epoch, index) with the chance of that epoch. torch's CPU generator is seeded for each such item, so that a data
+    set that draws from it repeats itself too."""
+
+    def __init__(self, data, augment=None, seed: int = 0):
+        self.data, self.augment, self.seed = data, augment, seed
+
+    def __getitem__(self, place: tuple[int, int] | int):
+        if isinstance(place, int):
+            return *self.data[place], place
+        epoch, index = place
+        torch.default_generator.manual_seed(mixed(self.seed, epoch, index))
+        image, label = self.data[index]
+        if self.augment is not None:
+            generator = torch.Generator().manual_seed(mixed(self.seed, epoch, index, 1))
+            image, label = self.augment(torch.as_tensor(image), torch.as_tensor(label), generator)
+        return image, label, index
+
+
+def training_batches(
+    train, batch_size: int, seed: int, steps: range, *, augment=None, ignore_index=255, workers=0, part=slice(None), pin
+) -> Iterator[Batch]:
+    """The batches of `steps`, one each; `part` of each, where several processes share it."""
+    places = (shuffled(len(train), batch_size, seed, step)[part] for step in steps)
+    return _load(Examples(train, augment, seed), places, ignore_index, workers, pin)
+
+
+def scoring_batches(data, batch_size: int, indices: range, *, ignore_index=255, workers=0, pin) -> Iterator[Batch]:
+    """Items `indices` in order, in batches; the last one may be short."""
+    places = (list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size))
+    return _load(Examples(data), places, ignore_index, workers, pin)
+
+
+def _load(examples: Examples, places, ignore_index: int, workers: int, pin: bool) -> Iterator[Batch]:
+    """Batches in the order of `places`, made by `workers` processes beside this one, or by this one (0)."""
+    return iter(DataLoader(
+        examples, batch_sampler=places, num_workers=workers, pin_memory=pin, collate_fn=Collate(ignore_index),
+        worker_init_fn=_apart, generator=torch.Generator(),
+    ))  # fmt: skip
+
+
+def _apart(_worker: int) -> None:
+    """Ctrl-C in a terminal or a notebook goes to the whole session: to this process alone, which ends its workers."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+
+
+class Collate:
+    """Items made into one `Batch`, checked: whatever is wrong with the data is said here, not by a kernel."""
+
+    def __init__(self, ignore_index: int):
+        self.ignore_index = ignore_index
+
+    def __call__(self, items) -> Batch:
+        images, labels, indices = zip(*items, strict=True)
+        images, labels = _stacked("images", images), _stacked("labels", labels)
+        if not images.is_floating_point():
+            raise ValueError(f"images are float in [0, 1], but got {images.dtype}: for uint8, image.float() / 255")
+        if labels.is_floating_point():
+            raise ValueError(f"labels are whole numbers, but got {labels.dtype}: use .long()")
+        if labels.dim() not in (1, 3):
+            raise ValueError(
+                f"a label is a map (H, W), or one number for a classifier, but got {tuple(labels.shape[1:])}"
+            )
+        labels = labels.long()
+        return Batch(images, labels, list(indices), losses.label_range(labels, self.ignore_index))
+
+
+def _stacked(what: str, parts) -> Tensor:
+    parts = [torch.as_tensor(part) for part in parts]
     sizes = sorted({tuple(part.shape) for part in parts})
     if len(sizes) > 1:
         raise ValueError(f"{what} of one batch must have one size, but got {sizes}: resize or crop them first")
+    return torch.stack(parts)

@@ -1,15 +1,20 @@
-"""The training loop."""
+"""The training loop: `fit` is the frame, `_step` is what happens to one batch."""
 
+import dataclasses
 import math
 import time
+from contextlib import contextmanager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segviz import checkpoint, losses
 from segviz.live import Live
-from segviz.training.batches import shuffled_batches
-from segviz.training.scoring import History, autocast, choose_device, evaluate, predict
+from segviz.training import processes, saving
+from segviz.training.batches import Batch, mixed, training_batches
+from segviz.training.history import History
+from segviz.training.scoring import evaluate, predict
+from segviz.training.signals import SIGNALS, Signals
 
 
 def fit(
@@ -21,62 +26,216 @@ def fit(
     batch_size: int = 16,
     lr: float = 1e-3,
     weight_decay: float = 1e-4,
+    optimizer: str = "adamw",
+    momentum: float = 0.9,
+    class_weights: Tensor | None = None,
+    augment=None,
     ignore_index: int = 255,
     seed: int = 0,
     device: str | torch.device | None = None,
+    compile: bool = False,
+    workers: int = 0,
+    val_every: int | None = None,
     watch: Tensor | None = None,
     show: bool | None = None,
     title: str = "training",
+    folder=None,
+    save_every: int | None = None,
+    resume: bool = False,
+    notes: dict | None = None,
 ) -> History:
-    """Trains `model` in place with AdamW and a poly schedule (power 0.9), showing how it goes; returns its history.
+    """Trains `model` in place by a poly schedule (power 0.9), showing how it goes; returns its history.
 
     train, val: datasets of (image (C, H, W) float, label), all images of one size; label: whole numbers (H, W), or ()
-    for a classifier, `ignore_index` where it is void. `val` is scored at the end.
-    steps: batches to train on; the data are shuffled anew each epoch, by `seed` and the epoch alone. A last, short
-    batch is left out unless it is the only one.
-    device: default CUDA, then MPS, then CPU. On CUDA: bfloat16 autocast.
+    for a classifier, `ignore_index` where it is void.
+    steps: batches to train on; the data are shuffled anew each epoch. A last, short batch is left out unless it is the
+    only one. optimizer: "adamw", or "sgd" with `momentum`. class_weights: (C,), see `losses.class_weights`.
+    augment: `augment(image, label, generator) -> (image, label)`, see `data.transforms.Augment`.
+    seed: of all chance in it. A step's is drawn from (seed, step), an item's from (seed, epoch, index); torch's
+    generators are afterwards as they were (but that of MPS).
+    device: default CUDA, then MPS, then CPU. On CUDA: bfloat16 autocast, channels_last, a fused optimizer.
+    compile: run the network through torch.compile. workers: processes that load the data.
+    val_every: steps between two scores of `val`; default: it is scored at the end alone.
     watch: an image (C, H, W) whose predicted label map is shown, and kept in `history.pictures`, as it sharpens.
     show: progress bar and live picture; default: yes.
-    Ctrl-C (the stop button) ends training or scoring early: the model keeps what it learned and the history says so.
-    Raises ValueError for data that cannot be trained on, and FloatingPointError at a loss that is not finite, naming
-    the step; the model is then as it was before that step.
+
+    folder: where the run is kept (`saving`): every `save_every` steps (default: a tenth of all), at the end, and when
+    it is stopped. resume: take up the run in `folder`, with the same settings, exactly where it was; begin one if
+    there is none. notes: what you want the files to say, as JSON can say it.
+    Ctrl-C (the stop button) ends training or scoring early, after a whole step: the model keeps what it learned and
+    the history says so. A second one does not wait, and is raised. SIGTERM ends the program with status 143.
+    Under `torchrun` each process takes its part of each batch (`batch_size` is that of all together), and the result is
+    that of one process, but for dropout and, on the CPU, batch norm; on CUDA batch norms become SyncBatchNorm.
+
+    Raises ValueError for data that cannot be trained on, for settings that do not fit the run in `folder`, and where
+    another run is at work there; FloatingPointError at a loss that is not finite, naming the step and the items: model
+    and optimizer are then as they were before that step.
     """
     if len(train) == 0:
         raise ValueError("the training set is empty: there is nothing to learn from")
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"steps and batch_size are at least 1, but got steps={steps}, batch_size={batch_size}")
-    device = choose_device(device)
-    model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=0.9)
-    history, start = History(), time.perf_counter()
-    live = Live(steps, title, watch, show)
-    batches = shuffled_batches(train, batch_size, seed)
-    try:
-        for step in range(1, steps + 1):
-            images, labels = (x.to(device, non_blocking=True) for x in next(batches))
-            with autocast(device):
-                loss = F.cross_entropy(model(images).float(), labels, ignore_index=ignore_index)
-            history.loss.append(loss.item())
-            if not math.isfinite(history.loss[-1]):
-                raise FloatingPointError(
-                    f"the loss is {history.loss[-1]} at step {step}: lower lr (now {lr}), and look for images with "
-                    "NaN or batches that are void everywhere"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            if live.due(step) or step == steps:
-                live.update(history, predict(model, watch) if watch is not None else None)
-        history.seconds = time.perf_counter() - start
-        if val is not None:
-            scoring = {"batch_size": batch_size, "ignore_index": ignore_index, "device": device, "show": show}
-            history.val.append((steps, evaluate(model, val, **scoring)))
-    except KeyboardInterrupt:
-        history.interrupted = True
-        history.seconds = history.seconds or time.perf_counter() - start
-    finally:
-        model.eval()
-        live.close(history)
+    if min(steps, batch_size, val_every or 1, save_every or 1) < 1 or workers < 0:
+        raise ValueError(
+            f"steps, batch_size, val_every and save_every are at least 1, workers at least 0, but got steps={steps}, "
+            f"batch_size={batch_size}, val_every={val_every}, save_every={save_every}, workers={workers}"
+        )
+    if resume and folder is None:
+        raise ValueError("resume=True takes up the run in a folder: give fit(..., folder=...) too")
+    settings = _settings(
+        steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay, optimizer=optimizer, momentum=momentum,
+        class_weights=class_weights, augment=augment, ignore_index=ignore_index, seed=seed, items=len(train),
+    )  # fmt: skip
+    here = processes.place(device)
+    first, cuda = here.rank == 0, here.device.type == "cuda"
+    part, save_every = here.part(min(batch_size, len(train))), save_every or max(1, steps // 10)
+    if class_weights is not None:
+        class_weights = torch.as_tensor(class_weights, dtype=torch.float32, device=here.device)
+    generators = torch.random.fork_rng([here.device] if cuda else [])  # afterwards they are as they were
+    with Signals(patient=here.world > 1) as signals, _claimed(folder if first else None), generators:
+        if folder is not None and not resume:
+            saving.refuse_to_overwrite(folder)
+        model.to(here.device, memory_format=torch.channels_last if cuda else torch.preserve_format).train()
+        rule = _optimizer(model, optimizer, lr, weight_decay, momentum, fused=cuda)
+        history = saving.take_up(folder, model, rule, settings) if resume else History()
+        network = here.together(model)
+        network = torch.compile(network) if compile else network
+        todo = range(len(history.loss) + 1, steps + 1)
+        loading = {"ignore_index": ignore_index, "workers": workers}
+        batches = training_batches(train, batch_size, seed, todo, augment=augment, part=part, pin=cuda, **loading)
+        live = Live(steps, title, watch, show if first else False, done=len(history.loss))
+
+        def save() -> None:
+            if folder is not None and first:
+                with signals.held():
+                    saving.save(folder, model, rule, history, settings, notes)
+
+        def score(step: int) -> bool:
+            due = step == steps or (val_every is not None and step > 0 and step % val_every == 0)
+            if val is None or not due or step in dict(history.val):
+                return False
+            here.share_buffers(model)
+            scores = evaluate(model, val, batch_size=batch_size, device=here.device, show=show, **loading)
+            best = scores.mean_iou > history.best()
+            history.val.append((step, scores))
+            if best and folder is not None and first:
+                with signals.held():
+                    saving.save_best(folder, model, history, notes)
+            return True
+
+        try:
+            if score(len(history.loss)):  # the run was stopped while it was being scored
+                save()
+            for step in todo:
+                start = time.perf_counter()
+                batch = next(batches)
+                with signals.held(), _unharmed(model, rule, batch_size):
+                    _seed(mixed(seed, step, here.rank), here.device)
+                    rate = lr * (1 - (step - 1) / steps) ** 0.9
+                    loss, stop = _step(network, rule, rate, batch, step, here, signals, ignore_index, class_weights)
+                    history.loss.append(loss)
+                    history.seconds += time.perf_counter() - start
+                if stop is not None:  # said by one process, heard by all
+                    signals.waiting = stop
+                    signals.obey()
+                if score(step) or step % save_every == 0 or step == steps:
+                    save()
+                if live.due(step) or step == steps:
+                    live.update(history, predict(model, watch) if watch is not None else None)
+            here.share_buffers(model)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if signals.hurried:
+                raise
+            history.interrupted = True
+            save()
+            if isinstance(stop, SystemExit):
+                raise
+        finally:
+            model.eval()
+            live.close(history)
     return history
+
+
+def _step(network, optimizer, rate, batch: Batch, step: int, here, signals, ignore_index: int, class_weights):
+    """Forward, loss, backward, update: one batch. Returns the loss of the whole batch, over all processes, and the
+    signal that asks all of them to stop after it (None: go on)."""
+    cuda = here.device.type == "cuda"
+    images = batch.images.to(here.device, non_blocking=cuda)
+    labels = batch.labels.to(here.device, non_blocking=cuda)
+    if cuda and images.dim() == 4:
+        images = images.contiguous(memory_format=torch.channels_last)
+
+    with processes.autocast(here.device):
+        logits = network(images)
+    total, weight = losses.cross_entropy_parts(logits, labels, ignore_index, class_weights, batch.extent)
+
+    asked = [total.new_full((), float(signals.waiting == number)) for number in SIGNALS]
+    sums = here.summed(torch.stack([total.detach(), weight, *asked]))
+    seen = sums.to("cpu", non_blocking=cuda)
+    there = torch.cuda.current_stream().record_event() if cuda else None
+
+    optimizer.zero_grad()
+    (total * (here.world / sums[1])).backward()  # DistributedDataParallel averages: times their number, the sum
+
+    if there is not None:
+        there.synchronize()  # waits for the loss alone: the backward pass is still under way
+    total, weight, *asked = seen.tolist()
+    loss = total / weight if weight else math.nan
+    if not math.isfinite(loss):
+        void = "the batch is void everywhere, or all its classes weigh 0: look at its labels, and at ignore_index"
+        wild = f"lower lr (now {rate:.3g}), and look for images with NaN among them"
+        raise FloatingPointError(
+            f"the loss is {loss} at step {step}, of the items {batch.indices}: {wild if weight else void}"
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return loss, max((number for number, sum_ in zip(SIGNALS, asked, strict=True) if sum_), default=None)
+
+
+@contextmanager
+def _unharmed(model: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int):
+    """A step that fails leaves the network as it was: the forward pass has moved running statistics by then."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        yield
+    except BaseException as error:
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
+        optimizer.zero_grad()
+        if isinstance(error, torch.OutOfMemoryError):
+            raise torch.OutOfMemoryError(
+                f"the GPU's memory is too small for batch_size={batch_size}: batch_size={max(1, batch_size // 2)} may "
+                f"fit, or smaller images ({str(error).splitlines()[0]})"
+            ) from error
+        raise
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
+def _claimed(folder):
+    return nullcontext() if folder is None else checkpoint.claim(folder)
+
+
+def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float, momentum: float, fused: bool):
+    options = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), **options)
+    if name == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=momentum, **options)
+    raise ValueError(f"optimizer is 'adamw' or 'sgd', but got {name!r}")
+
+
+def _settings(**settings) -> dict:
+    """What must be the same where a run is taken up, as JSON gives it back."""
+    weights, augment = settings["class_weights"], settings["augment"]
+    settings["class_weights"] = None if weights is None else torch.as_tensor(weights).tolist()
+    if augment is not None:  # a function's repr has its address in it
+        plain = dataclasses.is_dataclass(augment)
+        settings["augment"] = repr(augment) if plain else getattr(augment, "__qualname__", type(augment).__qualname__)
+    return settings

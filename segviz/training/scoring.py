@@ -1,13 +1,14 @@
-"""What a run leaves behind, and how good a network is: `History`, `Scores`, `evaluate` and `predict`."""
+"""How good a network is: `Scores`, `evaluate` and `predict`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from segviz import metrics
-from segviz.training.batches import collate
+from segviz import losses, metrics
+from segviz.training import processes
+from segviz.training.batches import Batch, scoring_batches
 
 
 @dataclass
@@ -39,6 +40,15 @@ class Scores:
         boundary = None if self.boundary is None else self.boundary + other.boundary
         return Scores(self.counts + other.counts, boundary, self.classes)
 
+    def as_json(self) -> dict:
+        boundary = None if self.boundary is None else self.boundary.tolist()
+        return {"counts": self.counts.tolist(), "boundary": boundary, "classes": self.classes and list(self.classes)}
+
+    @classmethod
+    def from_json(cls, kept: dict) -> "Scores":
+        boundary = None if kept["boundary"] is None else torch.tensor(kept["boundary"])
+        return cls(torch.tensor(kept["counts"]), boundary, kept["classes"] and tuple(kept["classes"]))
+
     def __repr__(self) -> str:
         text = f"pixel accuracy {self.pixel_accuracy:.3f}   mean IoU {self.mean_iou:.3f}"
         if self.boundary is not None:
@@ -46,23 +56,6 @@ class Scores:
         names = self.classes or [f"class {i}" for i in range(len(self.counts))]
         rows = [f"  {name:<10} IoU {iou:.3f}" for name, iou in zip(names, self.class_iou.tolist(), strict=True)]
         return "\n".join([text, *rows])
-
-
-@dataclass
-class History:
-    """What happened in a training run."""
-
-    loss: list[float] = field(default_factory=list)  # one a step
-    val: list[tuple[int, Scores]] = field(default_factory=list)  # (step, scores)
-    pictures: list[tuple[int, Tensor]] = field(default_factory=list)  # (step, label map predicted for `watch`)
-    seconds: float = 0.0
-    interrupted: bool = False
-
-    def __repr__(self) -> str:
-        end = ", interrupted: the model keeps what it learned" if self.interrupted else ""
-        score = f", mean IoU {self.val[-1][1].mean_iou:.3f}" if self.val else ""
-        loss = f", loss {self.loss[-1]:.3f}" if self.loss else ""
-        return f"History: {len(self.loss)} steps in {self.seconds:.0f} s{loss}{score}{end}"
 
 
 @torch.no_grad()
@@ -74,30 +67,34 @@ def evaluate(
     ignore_index: int = 255,
     device: str | torch.device | None = None,
     classes: tuple[str, ...] | None = None,
+    workers: int = 0,
     show: bool | None = None,
 ) -> Scores:
     """Scores over a whole data set, from one confusion matrix. `data` as in `fit`; the mode of `model` is kept.
 
-    classes: names for the classes, one each. show: a bar where it takes longer than 2 s; default: yes.
+    classes: names for the classes, one each. workers: processes that load the data. show: a bar where it takes longer
+    than 2 s; default: yes. Under `torchrun` each process scores its share; all of them return the scores of the whole.
     Raises ValueError for data that cannot be scored, and for names that are not one a class.
     """
     if len(data) == 0:
         raise ValueError("the data set is empty: there is nothing to score")
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1, but got {batch_size}")
-    device, was_training = choose_device(device), model.training
-    model.to(device).eval()
-    firsts, scores = range(0, len(data), batch_size), None
+    here, was_training = processes.place(device), model.training
+    indices, pin = range(here.rank, len(data), here.world), here.device.type == "cuda"
+    batches = scoring_batches(data, batch_size, indices, ignore_index=ignore_index, workers=workers, pin=pin)
+    hidden, scores = show is False or here.rank > 0, None
+    model.to(here.device).eval()
     try:
-        for first in tqdm(firsts, "scoring", delay=2, leave=False, disable=show is False):
-            images, labels = collate(data, range(first, min(first + batch_size, len(data))))
-            with autocast(device):
-                logits = model(images.to(device)).float().cpu()
-            part = _score(logits, labels, ignore_index, classes)
+        for batch in tqdm(batches, "scoring", -(-len(indices) // batch_size), delay=2, leave=False, disable=hidden):
+            with processes.autocast(here.device):
+                logits = model(batch.images.to(here.device, non_blocking=pin))
+            part = _score(logits, batch, ignore_index, classes)
             scores = part if scores is None else scores + part
     finally:
         model.train(was_training)
-    return scores
+    first, *others = [part for part in here.gathered(scores) if part is not None]
+    return sum(others, start=first)
 
 
 @torch.no_grad()
@@ -106,32 +103,24 @@ def predict(model: nn.Module, image: Tensor) -> Tensor:
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        return model(image[None].to(device)).argmax(1)[0].cpu()
+        with processes.autocast(device):
+            return model(image[None].to(device)).argmax(1)[0].cpu()
     finally:
         model.train(was_training)
 
 
-def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """`device` if given, else CUDA, else MPS, else the CPU. Raises ValueError for CUDA where there is none."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device='cuda' was asked for, but torch sees no CUDA GPU: leave device out, or run `segviz doctor`"
-        )
-    return device
-
-
-def autocast(device: torch.device):
-    """bfloat16 where it helps (CUDA), nothing elsewhere."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
-
-
-def _score(logits: Tensor, labels: Tensor, ignore_index: int, classes: tuple[str, ...] | None) -> Scores:
+def _score(logits: Tensor, batch: Batch, ignore_index: int, classes: tuple[str, ...] | None) -> Scores:
+    """Counts of one batch, taken where the logits are: only they leave the device. (On MPS, which lacks what counting
+    needs, the labels do.)"""
+    losses.check_shapes(logits, batch.labels)
     num_classes, prediction = logits.shape[1], logits.argmax(1)
     if classes and len(classes) != num_classes:
         raise ValueError(f"the model has {num_classes} classes, but classes names {len(classes)}: one name each")
-    counts = metrics.confusion_matrix(prediction, labels, num_classes, ignore_index)
-    boundary = metrics.boundary_counts(prediction, labels, num_classes, ignore_index) if labels.dim() == 3 else None
+    losses.check_labels(batch.extent, num_classes, ignore_index)
+    if prediction.device.type == "mps":
+        prediction = prediction.cpu()
+    labels, boundary = batch.labels.to(prediction.device), None
+    counts = metrics.confusion_matrix(prediction, labels, num_classes, ignore_index).cpu()
+    if labels.dim() == 3:
+        boundary = metrics.boundary_counts(prediction, labels, num_classes, ignore_index).cpu()
     return Scores(counts, boundary, classes)
