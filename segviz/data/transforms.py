@@ -1,0 +1,92 @@
+"""Augmentation: one image and its mask, changed together."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augment:
+    """`augment(image, mask, generator) -> (image, mask)`: light, size, mirror image and cut-out, by chance.
+
+    In this order, each drawn evenly from its range:
+    brightness, contrast: at most, in [0, 1). The image is multiplied by a factor in 1 ± brightness, its distance from
+    its own mean grey by one in 1 ± contrast, and cut to [0, 1]. 0: left alone.
+    scale: lowest and highest factor of the size. Image bilinear, antialiased where it shrinks; mask nearest, on the
+    same grid of pixel centres.
+    flip: the chance of a mirror image, left for right.
+    crop: size (or height, width) of the result, cut out anywhere; default: the image's own size. What is too small
+    is padded at the right and the bottom: the image with `fill`, the mask with `void`.
+
+    image: float (C, H, W) in [0, 1]; mask: integer (H, W); their results: (C, *crop) and (*crop), of the same types.
+    What is drawn comes from `generator` alone. Raises ValueError in words for settings that cannot be and for an image
+    and a mask of different sizes.
+    """
+
+    crop: int | tuple[int, int] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.5
+    brightness: float = 0.0
+    contrast: float = 0.0
+    fill: float = 0.0
+    void: int = 255
+
+    def __post_init__(self):
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale is (lowest, highest) factor of the size, above 0, but got {self.scale}")
+        if not 0 <= self.flip <= 1 or not 0 <= self.brightness < 1 or not 0 <= self.contrast < 1:
+            raise ValueError(
+                "flip is a chance in [0, 1], brightness and contrast lie in [0, 1), but got "
+                f"flip={self.flip}, brightness={self.brightness}, contrast={self.contrast}"
+            )
+        if self.crop is not None and min(self._size(0, 0)) < 1:
+            raise ValueError(f"crop is a size, or (height, width), at least 1, but got {self.crop}")
+
+    def __call__(self, image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if image.dim() != 3 or image.shape[1:] != mask.shape or not image.is_floating_point():
+            raise ValueError(
+                f"an image is float (C, H, W) and its mask (H, W), but got {image.dtype} {tuple(image.shape)} and "
+                f"{tuple(mask.shape)}"
+            )
+        size = self._size(*mask.shape)
+        # always as many numbers, whatever the settings: the same chance cuts out the same place
+        light, depth, zoom, mirror, down, right = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
+        image = _lit(image, 1 + self.brightness * (2 * light - 1), 1 + self.contrast * (2 * depth - 1))
+        image, mask = _resized(image, mask, self.scale[0] + (self.scale[1] - self.scale[0]) * zoom)
+        if mirror < self.flip:
+            image, mask = image.flip(-1), mask.flip(-1)
+        return self._cut(image, mask, size, (down, right))
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        if self.crop is None:
+            return height, width
+        return (self.crop, self.crop) if isinstance(self.crop, int) else tuple(self.crop)
+
+    def _cut(self, image: Tensor, mask: Tensor, size, place) -> tuple[Tensor, Tensor]:
+        missing = [max(0, wanted - has) for wanted, has in zip(size, mask.shape, strict=True)]
+        padding = (0, missing[1], 0, missing[0])
+        image, mask = F.pad(image, padding, value=self.fill), F.pad(mask, padding, value=self.void)
+        top, left = (int(p * (has - wanted + 1)) for p, has, wanted in zip(place, mask.shape, size, strict=True))
+        window = (..., slice(top, top + size[0]), slice(left, left + size[1]))
+        return image[window].contiguous(), mask[window].contiguous()
+
+
+def _lit(image: Tensor, brightness: float, contrast: float) -> Tensor:
+    if brightness == contrast == 1:
+        return image
+    image = image * brightness
+    grey = image.mean()
+    return (grey + (image - grey) * contrast).clamp(0, 1)
+
+
+def _resized(image: Tensor, mask: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    size = [max(1, round(factor * side)) for side in mask.shape]
+    if size == list(mask.shape):
+        return image, mask
+    image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    if mask.dtype not in (torch.uint8, torch.float32):  # what "nearest-exact" takes; labels are small whole numbers
+        return image, F.interpolate(mask[None, None].double(), size, mode="nearest-exact")[0, 0].to(mask.dtype)
+    return image, F.interpolate(mask[None, None], size, mode="nearest-exact")[0, 0]

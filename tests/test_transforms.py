@@ -1,0 +1,117 @@
+"""Augmentation: image and mask stay together, and nothing is invented."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as theirs
+
+from segviz.data.transforms import Augment
+
+
+def chance(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def scene(height: int = 80, width: int = 112, block: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """A mask of blocks 0..6 and 255, and the image whose only channel is the mask's number / 255."""
+    labels = torch.randint(0, 8, (height // block, width // block), generator=chance(3))
+    mask = torch.where(labels == 7, 255, labels).repeat_interleave(block, 0).repeat_interleave(block, 1)
+    return (mask / 255).float()[None], mask
+
+
+def inside(mask: torch.Tensor, reach: int = 3) -> torch.Tensor:
+    """Pixels whose neighbours, `reach` around, have one label: there interpolation mixes nothing."""
+    padded = F.pad(mask[None, None].float(), [reach] * 4, value=-1)
+    highest, lowest = (s * F.max_pool2d(s * padded, 2 * reach + 1, stride=1)[0, 0] for s in (1, -1))
+    return highest == lowest
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("settings", [
+    {"scale": (0.5, 2.0)}, {"scale": (0.5, 2.0), "crop": (53, 67)}, {"crop": 100}, {"scale": (0.37, 0.37), "crop": 40},
+])
+def test_image_and_mask_stay_together(settings, seed):
+    image, mask = scene()
+    grown, labels = Augment(fill=1.0, **settings)(image, mask, chance(seed))         # void is 255 / 255 in the image
+    sure = inside(labels)
+    assert sure.float().mean() > 0.04
+    torch.testing.assert_close(grown[0][sure], (labels[sure] / 255).float(), atol=1e-5, rtol=0)
+    assert set(labels.unique().tolist()) <= set(mask.unique().tolist()) | {255}      # no class is invented
+    assert grown.dtype == image.dtype and labels.dtype == mask.dtype and grown.shape[1:] == labels.shape
+
+
+def test_without_settings_only_the_mirror():
+    image, mask = torch.rand(3, 20, 30), torch.randint(0, 5, (20, 30))
+    plain, labels = Augment(flip=0)(image, mask, chance())
+    assert torch.equal(plain, image) and torch.equal(labels, mask)
+    mirrored, labels = Augment(flip=1)(image, mask, chance())
+    assert torch.equal(mirrored, theirs.horizontal_flip(image)) and torch.equal(labels, theirs.horizontal_flip(mask))
+
+
+def test_half_of_them_are_mirrored():
+    image, mask = torch.rand(1, 4, 4), torch.zeros(4, 4, dtype=torch.long)
+    mirrored = sum(torch.equal(Augment()(image, mask, chance(i))[0], image.flip(-1)) for i in range(400))
+    assert 160 < mirrored < 240
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.73, 1.9])
+def test_the_size_is_changed_as_torchvision_does(factor):
+    image, mask = torch.rand(3, 30, 41), torch.randint(0, 5, (30, 41), dtype=torch.uint8)
+    size = [round(factor * 30), round(factor * 41)]
+    grown, labels = Augment(flip=0, scale=(factor, factor), crop=tuple(size))(image, mask, chance())
+    torch.testing.assert_close(grown, theirs.resize(image, size, antialias=True))
+    nearest = theirs.InterpolationMode.NEAREST_EXACT
+    assert torch.equal(labels, theirs.resize(mask[None], size, interpolation=nearest)[0])
+
+
+def test_padding_is_void_and_filled():
+    image, mask = torch.rand(3, 10, 12), torch.ones(10, 12, dtype=torch.long)
+    grown, labels = Augment(crop=(16, 20), flip=0, fill=0.25)(image, mask, chance())
+    assert torch.equal(labels == 255, F.pad(torch.zeros(10, 12), (0, 8, 0, 6), value=1) == 1)
+    assert (grown[:, labels == 255] == 0.25).all() and torch.equal(grown[:, :10, :12], image)
+
+
+def test_every_place_is_cut_out_at_times():
+    image, mask = torch.arange(4.0).view(1, 1, 4), torch.arange(4).view(1, 4)
+    seen = {tuple(Augment(crop=(1, 2), flip=0)(image, mask, chance(i))[1][0].tolist()) for i in range(60)}
+    assert seen == {(0, 1), (1, 2), (2, 3)}
+
+
+def test_light_changes_the_image_alone_and_stays_in_range():
+    image, mask = torch.rand(3, 20, 20), torch.randint(0, 5, (20, 20))
+    bright, labels = Augment(flip=0, brightness=0.5)(image, mask, chance(1))
+    factor = (bright[bright < 1] / image[bright < 1]).unique()
+    assert torch.equal(labels, mask) and (factor.max() - factor.min()) < 1e-3 and 0.5 <= factor[0] <= 1.5
+    steep = Augment(flip=0, brightness=0.9, contrast=0.9)
+    assert all(0 <= x.min() and x.max() <= 1 for x in (steep(image, mask, chance(i))[0] for i in range(20)))
+
+
+def test_chance_comes_from_the_generator_alone():
+    image, mask = torch.rand(3, 40, 40), torch.randint(0, 5, (40, 40))
+    augment = Augment(crop=24, scale=(0.5, 2), brightness=0.3, contrast=0.3)
+    torch.manual_seed(1)
+    first, state = augment(image, mask, chance(5)), torch.get_rng_state()
+    torch.manual_seed(2)
+    again, other = augment(image, mask, chance(5)), augment(image, mask, chance(6))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"scale": (0, 1)}, "scale is"), ({"scale": (2, 1)}, "scale is"), ({"flip": 1.5}, "flip is a chance"),
+    ({"brightness": 1.0}, "brightness and contrast"), ({"crop": 0}, "crop is a size"), ({"crop": (8, 0)}, "crop is"),
+])
+def test_settings_that_cannot_be(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Augment(**settings)
+
+
+@pytest.mark.parametrize(("image", "mask"), [
+    (torch.rand(3, 8, 8), torch.zeros(8, 9, dtype=torch.long)), (torch.rand(8, 8), torch.zeros(8, 8)),
+    (torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.long)),
+])
+def test_an_image_and_a_mask_that_do_not_fit(image, mask):
+    with pytest.raises(ValueError, match="an image is float"):
+        Augment()(image, mask, chance())
