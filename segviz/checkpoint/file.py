@@ -56,23 +56,12 @@ def save(path: str | os.PathLike, tensors: dict[str, Tensor], config: dict) -> N
     if len(header) > LARGEST_HEADER:
         raise ValueError(f"the config and the names take at most {LARGEST_HEADER} bytes, but here {len(header)}: keep "
                          "long lists as tensors")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for tensor in tensors.values():
-                file.write(_bytes(tensor))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _write_whole(path, [len(header).to_bytes(8, "little") + header, *map(_bytes, tensors.values())])
     except OSError as error:
         size = len(header) + sum(tensor.nbytes for tensor in tensors.values())
         raise OSError(f"{path} was not written: {error.strerror or error}. It needs {size / 1e6:.1f} MB; "
                       f"{_free(path.parent)}. What was there before is unchanged") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    _sync(path.parent)
 
 
 def read(path: str | os.PathLike) -> Checkpoint:
@@ -86,11 +75,12 @@ def read(path: str | os.PathLike) -> Checkpoint:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: _copy(file.get_tensor(name)) for name in file.keys()} if "digest" in metadata else {}
+            names = file.keys() if "digest" in metadata else []
+            tensors = _sorted({name: _copy(file.get_tensor(name)) for name in names})
     except Exception as error:  # whatever a header that somebody made up does to the reader
         raise ValueError(f"{path} is damaged or cut short ({error}): take another copy of it") from None
     _check_format(path, metadata)
-    tensors, text, digest = _sorted(tensors), metadata["config"], metadata["digest"]
+    text, digest = metadata["config"], metadata["digest"]
     if digest != _digest(tensors, text) or header != _header(tensors, text, digest):
         raise ValueError(f"{path} is damaged: it is not what the digest in it was made of. Take another copy of it")
     try:
@@ -120,8 +110,11 @@ def _header_at(path: Path) -> bytes:
         raise ValueError(f"{path} is empty (0 bytes): it was never written, or its copy failed")
     if start.startswith((b"PK\3\4", b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")):
         raise ValueError(f"{path} is a pickle, not a safetensors file. {NO_PICKLE}")
-    raise ValueError(f"{path} is cut short, or not a safetensors file: its first 8 bytes speak of a header of {length} "
-                     f"bytes, and it has {size}. {NO_PICKLE}")
+    if 0 < length <= LARGEST_HEADER:
+        raise ValueError(f"{path} is cut short: its header has {length} bytes, and the whole file {size}. Take another "
+                         "copy of it")
+    raise ValueError(f"{path} is not a safetensors file: it would begin with the length of its header, and has "
+                     f"{start!r}. {NO_PICKLE}")
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:
@@ -129,7 +122,7 @@ def _check_format(path: Path, metadata: dict[str, str]) -> None:
         raise ValueError(f"{path} is a safetensors file, but not a checkpoint of segviz: its header has no config and "
                          "digest. Weights from elsewhere: checkpoint.fill(model, safetensors.torch.load_file(path))")
     if metadata["segviz"] != str(VERSION):
-        raise ValueError(f"{path} has format {metadata['segviz']!r}, and this segviz reads format {VERSION}: if a "
+        raise ValueError(f"{path} has format {metadata['segviz'][:20]!r}, and this segviz reads format {VERSION}: if a "
                          "newer segviz wrote it, update this one")
 
 
@@ -169,6 +162,21 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
     for tensor in tensors.values():
         found.update(_bytes(tensor))
     return found.hexdigest()
+
+
+def _write_whole(path: Path, parts: list) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # it is not there after a success
+            temporary.unlink()
+    _sync(path.parent)
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import reprlib
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from segviz import models
 from segviz.checkpoint.file import read
 
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+QUOTES = reprlib.Repr()  # what a file holds may be long and deep, or play with the terminal
+QUOTES.maxstring, QUOTES.maxdict = 100, 12
 
 
 def describe(model: nn.Module) -> dict:
@@ -31,17 +34,17 @@ def build(config: dict) -> nn.Module:
                          "segviz.models. Build that network yourself, then checkpoint.fill(network, "
                          "checkpoint.read(path).part('model'))")
     if name not in models.__all__:
-        raise ValueError(f"a model is one of {', '.join(models.__all__)}, but the config names {name!r}")
+        raise ValueError(f"a model is one of {', '.join(models.__all__)}, but the config names {QUOTES.repr(name)}")
     kind = getattr(models, name)
     known = inspect.signature(kind).parameters
     if not isinstance(arguments, dict) or not arguments.keys() <= known.keys():
-        raise ValueError(f"{name} takes {', '.join(known)}, but the config gives it {arguments!r}")
+        raise ValueError(f"{name} takes {', '.join(known)}, but the config gives it {QUOTES.repr(arguments)}")
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     try:
         with torch.random.fork_rng(devices=[]):
             return kind(**arguments)
     except Exception as error:  # the arguments come from a file: whatever they do to the class is the file's fault
-        raise ValueError(f"{name} cannot be built with {arguments!r}: {error}") from error
+        raise ValueError(f"{name} cannot be built with {QUOTES.repr(arguments)}: {str(error)[:200]}") from error
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -120,4 +123,4 @@ def _reason(model: nn.Module, own: dict[str, Tensor], tensors: dict[str, Tensor]
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(QUOTES.repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
