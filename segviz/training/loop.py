@@ -3,12 +3,12 @@
 import dataclasses
 import math
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from segviz import checkpoint, losses
+from segviz import losses
 from segviz.live import Live
 from segviz.training import processes, saving
 from segviz.training.batches import Batch, mixed, training_batches
@@ -90,25 +90,20 @@ def fit(
     if class_weights is not None:
         class_weights = torch.as_tensor(class_weights, dtype=torch.float32, device=here.device)
     generators = torch.random.fork_rng([here.device] if cuda else [])  # afterwards they are as they were
-    with Signals(patient=here.world > 1) as signals, _claimed(folder if first else None), generators:
-        if folder is not None and not resume:
-            saving.refuse_to_overwrite(folder)
+    with Signals(patient=here.world > 1) as signals, saving.claimed(folder, writes=first), generators:
         model.to(here.device, memory_format=torch.channels_last if cuda else torch.preserve_format).train()
         rule = _optimizer(model, optimizer, lr, weight_decay, momentum, fused=cuda)
-        history = saving.take_up(folder, model, rule, settings) if resume else History()
-        network = here.together(model)
+        run = saving.Run(folder, model, rule, settings, notes, writes=first)
+        history = run.begin(resume)
+        done, network = len(history.loss), here.together(model)
         network = torch.compile(network) if compile else network
-        todo = range(len(history.loss) + 1, steps + 1)
         loading = {"ignore_index": ignore_index, "workers": workers}
+        todo = range(done + 1, steps + 1)
         batches = training_batches(train, batch_size, seed, todo, augment=augment, part=part, pin=cuda, **loading)
-        live = Live(steps, title, watch, show if first else False, done=len(history.loss))
-
-        def save() -> None:
-            if folder is not None and first:
-                with signals.held():
-                    saving.save(folder, model, rule, history, settings, notes)
+        live = Live(steps, title, watch, show if first else False, done)
 
         def score(step: int) -> bool:
+            """Whether `val` was scored: at the end, every so many steps, and not twice."""
             due = step == steps or (val_every is not None and step > 0 and step % val_every == 0)
             if val is None or not due or step in dict(history.val):
                 return False
@@ -116,14 +111,14 @@ def fit(
             scores = evaluate(model, val, batch_size=batch_size, device=here.device, show=show, **loading)
             best = scores.mean_iou > history.best()
             history.val.append((step, scores))
-            if best and folder is not None and first:
+            if best:
                 with signals.held():
-                    saving.save_best(folder, model, history, notes)
+                    run.save_best(history)
             return True
 
         try:
-            if score(len(history.loss)):  # the run was stopped while it was being scored
-                save()
+            if score(done):  # the run was stopped while it was being scored
+                run.save(history)
             for step in todo:
                 start = time.perf_counter()
                 batch = next(batches)
@@ -137,7 +132,8 @@ def fit(
                     signals.waiting = stop
                     signals.obey()
                 if score(step) or step % save_every == 0 or step == steps:
-                    save()
+                    with signals.held():
+                        run.save(history)
                 if live.due(step) or step == steps:
                     live.update(history, predict(model, watch) if watch is not None else None)
             here.share_buffers(model)
@@ -145,7 +141,8 @@ def fit(
             if signals.hurried:
                 raise
             history.interrupted = True
-            save()
+            with signals.held():
+                run.save(history)
             if isinstance(stop, SystemExit):
                 raise
         finally:
@@ -216,10 +213,6 @@ def _seed(seed: int, device: torch.device) -> None:
             torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
-
-
-def _claimed(folder):
-    return nullcontext() if folder is None else checkpoint.claim(folder)
 
 
 def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float, momentum: float, fused: bool):

@@ -84,7 +84,10 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     """`device` if given, else CUDA, else MPS, else the CPU. Raises ValueError for CUDA where there is none."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is 'cpu', 'cuda' or 'mps', but got {device!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             "device='cuda' was asked for, but torch sees no CUDA GPU: leave device out, or run `segviz doctor`"

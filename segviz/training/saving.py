@@ -4,6 +4,7 @@ last.safetensors   network and optimizer, as after the step that it names
 best.safetensors   the network alone, as it was when the validation set's mean IoU was highest
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -15,65 +16,82 @@ from segviz.training.history import History
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
-def save(folder, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, settings: dict, notes) -> None:
-    """Writes last.safetensors, whole or not at all."""
-    state, names = optimizer.state_dict()["state"], [name for name, _ in model.named_parameters()]
-    tensors = {
-        f"optimizer.{names[i]}.{key}": torch.as_tensor(value)
-        for i, kept in state.items()
-        for key, value in kept.items()
-        if value is not None
-    }
-    config = {"training": settings, "step": len(history.loss), "history": history.as_json(), "notes": notes or {}}
-    checkpoint.save(Path(folder) / LAST, _weights(model) | tensors, checkpoint.describe(model) | config)
+def claimed(folder, writes: bool) -> AbstractContextManager:
+    """No other run is at work in `folder` meanwhile; nothing to claim where there is none, or for who only reads."""
+    return checkpoint.claim(folder) if folder is not None and writes else nullcontext()
 
 
-def save_best(folder, model: nn.Module, history: History, notes) -> None:
-    """Writes best.safetensors."""
-    config = {"step": len(history.loss), "score": history.val[-1][1].mean_iou, "notes": notes or {}}
-    checkpoint.save(Path(folder) / BEST, _weights(model), checkpoint.describe(model) | config)
+class Run:
+    """What is trained, and the folder where it is kept (None: nowhere).
 
+    settings: what must be the same where the run is taken up; notes: what else the files say; both as JSON can.
+    writes: whether this process is the one of all that writes."""
 
-def refuse_to_overwrite(folder) -> None:
-    if (Path(folder) / LAST).exists():
-        raise ValueError(
-            f"{folder} already holds a run: fit(..., resume=True) takes it up, another folder begins a new one"
-        )
+    def __init__(self, folder, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, notes, writes: bool):
+        self.folder = None if folder is None else Path(folder)
+        self.model, self.optimizer, self.settings, self.notes = model, optimizer, settings, notes or {}
+        self.writes = writes and folder is not None
 
+    def begin(self, resume: bool) -> History:
+        """The history so far. resume: sets network and optimizer to what last.safetensors holds, where there is one.
 
-def take_up(folder, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict) -> History:
-    """Sets model and optimizer to what last.safetensors holds, and returns the history so far; an empty one where
-    there is no such file yet. Raises ValueError in words for a run with other settings or of another network."""
-    path = Path(folder) / LAST
-    if not path.exists():
-        return History()
-    found = checkpoint.read(path)
-    kept = found.config.get("training")
-    if kept is None:
-        raise ValueError(f"{path} is not of a training run: it cannot be taken up")
-    _check_same(path, kept, settings)
-    try:
-        checkpoint.fill(model, found.part("model"))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be taken up: {error}") from error
-    _fill_optimizer(optimizer, found.part("optimizer"), [name for name, _ in model.named_parameters()])
-    return History.from_json(found.config["history"])
+        Raises ValueError in words for a run that is in the way (not resume), that has other settings, or is of another
+        network; network and optimizer are then as they were."""
+        path = self.folder and self.folder / LAST
+        if not path or not path.exists():
+            return History()
+        if not resume:
+            raise ValueError(
+                f"{self.folder} already holds a run: fit(..., resume=True) takes it up, another folder begins a new one"
+            )
+        found = checkpoint.read(path)
+        self._check_settings(path, found.config.get("training"))
+        state = self._optimizer_state(path, found.part("optimizer"))
+        try:
+            checkpoint.fill(self.model, found.part("model"))
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be taken up: {error}") from error
+        self.optimizer.load_state_dict(state)
+        return History.from_json(found.config["history"])
 
+    def save(self, history: History) -> None:
+        """Writes last.safetensors, whole or not at all."""
+        if not self.writes:
+            return
+        names = [name for name, _ in self.model.named_parameters()]
+        tensors = {
+            f"optimizer.{names[i]}.{key}": torch.as_tensor(value)
+            for i, kept in self.optimizer.state_dict()["state"].items()
+            for key, value in kept.items()
+            if value is not None
+        }
+        self._write(LAST, history, tensors, {"training": self.settings, "history": history.as_json()})
 
-def _weights(model: nn.Module) -> dict:
-    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    def save_best(self, history: History) -> None:
+        """Writes best.safetensors, with the newest score."""
+        if self.writes:
+            self._write(BEST, history, {}, {"score": history.val[-1][1].mean_iou})
 
+    def _write(self, name: str, history: History, tensors: dict, config: dict) -> None:
+        weights = {f"model.{key}": tensor for key, tensor in self.model.state_dict().items()}
+        config = checkpoint.describe(self.model) | config | {"step": len(history.loss), "notes": self.notes}
+        checkpoint.save(self.folder / name, weights | tensors, config)
 
-def _check_same(path: Path, kept: dict, settings: dict) -> None:
-    other = [name for name in settings if kept.get(name) != settings[name]]
-    if other:
-        differ = "; ".join(f"{name}: {kept.get(name)} there, {settings[name]} here" for name in other)
-        raise ValueError(f"{path} was trained with other settings ({differ}): give the same, or another folder")
+    def _check_settings(self, path: Path, kept: dict | None) -> None:
+        if kept is None:
+            raise ValueError(f"{path} is a network without its training: it cannot be taken up")
+        other = [name for name in self.settings if kept.get(name) != self.settings[name]]
+        if other:
+            differ = "; ".join(f"{name}: {kept.get(name)} there, {self.settings[name]} here" for name in other)
+            raise ValueError(f"{path} was trained with other settings ({differ}): give the same, or another folder")
 
-
-def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict, names: list[str]) -> None:
-    state: dict[int, dict] = {}
-    for key, tensor in tensors.items():
-        name, _, part = key.rpartition(".")
-        state.setdefault(names.index(name), {})[part] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    def _optimizer_state(self, path: Path, tensors: dict) -> dict:
+        """What torch's optimizers take: the state by each parameter's number. Its learning rate is `fit`'s affair."""
+        numbers = {name: i for i, (name, _) in enumerate(self.model.named_parameters())}
+        state: dict[int, dict] = {}
+        for key, tensor in tensors.items():
+            name, _, part = key.rpartition(".")
+            if name not in numbers:
+                raise ValueError(f"{path} cannot be taken up: it is of another network, whose {name} this one lacks")
+            state.setdefault(numbers[name], {})[part] = tensor
+        return {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
