@@ -1,6 +1,7 @@
 """The command line. Each command imports what it needs when it runs, so that help does not wait for torch."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -110,6 +111,33 @@ def _line(standing: Standing) -> str:
         lines.append(f"    {sign} {lesson.exercises[name]} ({outcome}{tries})")
     counts = f"{standing.passed} of {len(standing.rows)}" if standing.rows else "no exercises"
     return "\n".join([f"{lesson.number}  {lesson.title}: {counts}", *lines])
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="The folder of a run (its best.safetensors is "
+                                                                    "taken, else its last), or one file.")],
+    data: Annotated[str | None, typer.Option(help="Which data set: toytown.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of it: train, val or test.")] = None,
+    size: Annotated[int | None, typer.Option(min=32, help="Height and width of the images, in pixels.")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="How many images.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the fastest one here.")] = None,
+) -> None:
+    """Score a trained network over a whole data set: pixel accuracy, mean IoU, and the IoU of each class.
+
+    What you leave out is as the file records it, else toytown, its val split, at 96 pixels. Where the file records
+    a score for the same data, the command says whether it is reproduced, and ends with 1 if it is not.
+
+    \b
+        segviz evaluate data/checkpoints/fcn8s.safetensors
+        segviz evaluate runs/first --split test --length 50
+        segviz evaluate runs/first --size 192     (the same town, twice as large)
+    """
+    from segviz import runs
+    asked = {"name": data, "split": split, "size": size, "length": length}
+    found = runs.evaluate(run, {name: value for name, value in asked.items() if value is not None}, device)
+    print(found)
+    raise typer.Exit(1 if found.reproduced is False else 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from unittest.mock import create_autospec
 from urllib.request import urlopen
 
 import pytest
+import torch
 from jupyter_client.manager import AsyncKernelManager
 
 from segviz import cli, course, doctor, launch
@@ -57,7 +58,7 @@ def segviz(place: Path, *arguments: str, **options) -> subprocess.CompletedProce
 def test_help_teaches(place):
     seen = segviz(place, "--help")
     assert seen.returncode == 0
-    for word in ("learn", "doctor", "progress", "--version"):
+    for word in ("learn", "doctor", "progress", "evaluate", "--version"):
         assert word in seen.stdout
     assert "my_lessons" in segviz(place, "learn", "--help").stdout
 
@@ -68,7 +69,8 @@ def test_version(place):
 
 
 @pytest.mark.parametrize("arguments", [("lern",), ("learn", "--port", "eighty"), ("learn", "--port", "0"),
-                                       ("progress", "now")])
+                                       ("progress", "now"), ("evaluate",), ("evaluate", "run", "--size", "31"),
+                                       ("evaluate", "run", "--length", "0")])
 def test_wrong_usage(place, arguments):
     seen = segviz(place, *arguments)
     assert seen.returncode == 2
@@ -127,6 +129,97 @@ def test_progress_says_what_is_amiss(place):
     seen = segviz(place, "progress")
     assert seen.returncode == 0
     assert "could not be read" in seen.stdout and "progress-corrupt-" in seen.stdout
+
+
+# -- evaluate
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """The folder of a run, whose network's score on three scenes is recorded; `run.command(...)` is its exit code."""
+    from segviz import checkpoint, models, training
+    from segviz.data import Toytown
+
+    torch.manual_seed(0)
+    network = models.FCN8s(10, width=1, padding=1)
+    torch.nn.init.normal_(network.score.weight)
+    score = training.evaluate(network, Toytown("test", 48, 3, 1), device="cpu", show=False).mean_iou
+    data = {"name": "toytown", "split": "test", "size": 48, "length": 3, "seed": 1}
+
+    def save(name="last.safetensors", model=network, **config):
+        path = tmp_path / "run" / name
+        path.parent.mkdir(exist_ok=True)
+        tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+        checkpoint.save(path, tensors, checkpoint.describe(model) | {"score": score, "data": data} | config)
+
+    def command(*arguments, file=""):
+        monkeypatch.setattr(sys, "argv", ["segviz", "evaluate", str(tmp_path / "run" / file), *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code
+
+    save()
+    return SimpleNamespace(folder=tmp_path / "run", score=score, data=data, save=save, command=command)
+
+
+def test_evaluate_scores_each_class_and_says_that_the_score_is_reproduced(run, capsys):
+    for file in ("", "last.safetensors"):
+        assert run.command(file=file) == 0
+        shown = capsys.readouterr().out
+        assert "FCN8s of " in shown and "toytown, split test, size 48, seed 1, 3 images" in shown
+        assert f"mean IoU {run.score:.3f}" in shown and "boat " in shown and "pole " in shown
+        assert f"records mean IoU {run.score:.3f} for these data: reproduced" in shown
+
+
+def test_evaluate_takes_the_best_and_ends_with_1_where_its_score_is_not_reproduced(run, capsys):
+    run.save("best.safetensors", score=run.score + 0.006)
+    assert run.command() == 1
+    shown = capsys.readouterr().out
+    assert "best.safetensors" in shown and "NOT reproduced" in shown
+
+
+def test_evaluate_compares_with_no_score_of_other_data(run, capsys):
+    for arguments in (("--length", "2"), ("--size", "32"), ("--split", "val")):
+        assert run.command(*arguments) == 0
+        assert "but for other data" in capsys.readouterr().out
+    assert run.command("--length", "3", "--data", "toytown") == 0
+    assert "reproduced" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("config", "words"), [
+    ({"data": None, "score": 0.5}, "without saying for which"),
+    ({"data": None, "notes": {"data": {"split": "train"}}, "score": None}, "split train, size 96, 2 images"),
+    ({"data": "toytown", "notes": ["odd"], "score": "high"}, "split val, size 96, 2 images"),
+    ({"data": {"folder": "/", "split": "test"}, "score": None}, "records no score"),
+])
+def test_evaluate_where_little_is_recorded(run, capsys, config, words):
+    run.save(**config)
+    assert run.command("--length", "2") == 0
+    assert words in capsys.readouterr().out
+
+
+def test_evaluate_says_in_words_what_is_in_the_way(run, capsys):
+    from segviz import models
+
+    run.save("three.safetensors", model=models.FCN8s(3, width=1, padding=1))
+    run.save("own.safetensors", model=torch.nn.Conv2d(3, 10, 1))
+    run.save("size.safetensors", data={"name": "toytown", "size": "large"})
+    sound = (run.folder / "last.safetensors").read_bytes()
+    (run.folder / "short.safetensors").write_bytes(sound[:-1])
+    (run.folder / "empty").mkdir()
+    for arguments, file, words in [
+        ((), "three.safetensors", "the model has 3 classes, but classes names 10"),
+        ((), "own.safetensors", "does not say which model it is"),
+        ((), "size.safetensors", "size must be an integer"),
+        ((), "short.safetensors", "is damaged or cut short"),
+        ((), "empty", "holds neither best.safetensors nor last.safetensors"),
+        ((), "none", "there is no checkpoint"),
+        (("--data", "mars"), "", "a data set is toytown, but got 'mars'"),
+        (("--split", "all"), "", "split must be"),
+        (("--device", "abacus"), "", "device is 'cpu', 'cuda' or 'mps', but got 'abacus'"),
+    ]:
+        assert run.command(*arguments, file=file) == 1
+        assert words in capsys.readouterr().err
 
 
 # -- JupyterLab

@@ -29,7 +29,8 @@ RULES = {
     "copies": {"course"},
     "doctor": {"exercises.progress"},
     "launch": {"copies", "course", "doctor", "exercises.progress"},
-    "cli": {"copies", "course", "doctor", "launch", "exercises.progress", ""},
+    "runs": {"checkpoint", "training", "data"},
+    "cli": {"copies", "course", "doctor", "launch", "runs", "exercises.progress", ""},
     "": set(),          # segviz/__init__.py; importing `segviz` itself is for the version only
 }
 
