@@ -42,6 +42,7 @@ from segviz.widgets import (
     State,
     Text,
     Toggle,
+    Told,
     Where,
     engine,
     panels,
@@ -563,6 +564,32 @@ def test_layers_that_follow_a_point_hold_what_is_to_be_seen_at_each_place():
                   lambda: Where("unit", "diagonal", [])):
         with pytest.raises(ValueError):
             wrong()
+
+
+def test_numbers_are_told_place_by_place_and_sent_once():
+    numbers = np.stack([np.arange(6).reshape(2, 3) % 2, [[-12, 0, 7], [5, -3, 100]]])
+    told = Told(numbers, [("left", "right"), ()])
+    assert told.here(0, 0) == ([0.0, -1.2], ["left", "−1.2"]) and told.here(0, 1) == ([0.1, 0.0], ["right", "+0.0"])
+    assert told.here(1, 1) == ([0.0, -0.3], ["left", "−0.3"]) and told.here(9, 9) == told.here(1, 2)
+    bars = Bars([Bar("{0}", text="{1}", bare=True), Bar("lead", 1, "ink", "{1} tenths")], 5.0, -5.0, "unit", told)
+    here = bars.here(1, 2)
+    assert [(row.label, row.text) for row in here.rows] == [("right", "+10.0"), ("lead", "+10.0 tenths")]
+    assert here.rows[1].value == 10.0 and np.isnan(here.rows[0].value) and (here.maximum, here.minimum) == (5, -5)
+    words = Pointed(words="Here {0}, by {1}.", told=told)
+    assert words.here(0, 2) == "Here left, by +0.7." and words.here(5, 0) == "Here right, by +0.5."
+    state = State([Panel("Bars", [bars])], "Told.", pointed={"unit": words})
+    head, buffers = panels.encode(state)
+    sent = {"buffer": 0, "shape": [2, 2, 3]}
+    assert head["pointed"]["unit"]["told"]["numbers"] == head["panels"][0]["layers"][0]["told"]["numbers"] == sent
+    assert buffers == [numbers.astype(np.int16).tobytes()] and json.dumps(head, allow_nan=False)
+
+
+def test_bars_below_zero_go_left_on_paper():
+    rows = [Bar("words", text="alone", bare=True), Bar("below", -0.5), Bar("above", 0.25)]
+    drawn = Explorer(lambda: State([Panel("Bars", [Bars(rows, 1.0, -1.0)])], "Signed."), []).snapshot()
+    ends = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in drawn.axes[0].patches]
+    assert ends == [(-1, -1), (-1, 1), (-1, 1), (0, 0), (0, -0.5), (0, 0.25)]      # tracks, then bars
+    assert {"alone", "-0.500", "0.250"} <= {text.get_text() for text in drawn.axes[0].texts}
 
 
 def test_a_point_is_brought_inside_what_the_state_has():

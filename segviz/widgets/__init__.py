@@ -22,10 +22,12 @@ from segviz.widgets.panels import (
     Rects,
     State,
     Text,
+    Told,
     Where,
 )
 from segviz.widgets.receptive import ReceptiveExplorer
 from segviz.widgets.scores import ScoresExplorer
+from segviz.widgets.skips import SkipsExplorer
 from segviz.widgets.sliding import SlidingExplorer
 from segviz.widgets.upsampling import UpsamplingExplorer
 
@@ -52,11 +54,13 @@ __all__ = [
     "ReceptiveExplorer",
     "Rects",
     "ScoresExplorer",
+    "SkipsExplorer",
     "Slider",
     "SlidingExplorer",
     "State",
     "Text",
     "Toggle",
+    "Told",
     "UpsamplingExplorer",
     "Where",
 ]

@@ -167,12 +167,23 @@ function strokeTwice(ctx, colour, width, theme, path) {
   }
 }
 
-const floats = new WeakMap();
-function floatsOf(bytes, count) {
+const typed = new WeakMap();
+function numbersOf(bytes, count, Type) {
   if (bytes.length === count) return bytes;
-  if (!floats.has(bytes)) floats.set(bytes, new Float32Array(bytes.slice().buffer));
-  return floats.get(bytes);
+  if (!typed.has(bytes)) typed.set(bytes, new Type(bytes.slice().buffer));
+  return typed.get(bytes);
 }
+
+// The numbers of `told` at a place, and their words: panels.py's `Told.here`.
+function toldAt({ numbers, names }, row, column, buffers) {
+  const [n, R, C] = numbers.shape, all = numbersOf(buffers[numbers.buffer], n * R * C, Int16Array);
+  return names.map((list, k) => {
+    const at = all[(k * R + Math.min(row, R - 1)) * C + Math.min(column, C - 1)], size = Math.abs(at);
+    const tenths = `${at < 0 ? "−" : "+"}${Math.floor(size / 10)}.${size % 10}`;
+    return { value: at / 10, words: list.length ? list[at] : tenths };
+  });
+}
+const fillIn = (words, parts) => words.replace(/\{(\d+)\}/g, (_, k) => parts[k].words);
 
 // What a layer that follows a local point is at the point's place: panels.py's `here`, for the browser.
 const last = (items, place) => items[Math.min(place, items.length - 1)];
@@ -186,8 +197,8 @@ const HERE = {
   },
   Outer(layer, row, column, buffers) {
     const [R, rows] = layer.rows.shape, [C, cols] = layer.columns.shape, bytes = new Uint8Array(rows * cols);
-    const down = floatsOf(buffers[layer.rows.buffer], R * rows).subarray(Math.min(row, R - 1) * rows);
-    const along = floatsOf(buffers[layer.columns.buffer], C * cols).subarray(Math.min(column, C - 1) * cols);
+    const down = numbersOf(buffers[layer.rows.buffer], R * rows, Float32Array).subarray(Math.min(row, R - 1) * rows);
+    const along = numbersOf(buffers[layer.columns.buffer], C * cols, Float32Array).subarray(Math.min(column, C - 1) * cols);
     const steps = (CLEAR - 1) / (layer.high - layer.low || 1);
     for (let y = 0, o = 0; y < rows; y++) {
       for (let x = 0; x < cols; x++, o++) {
@@ -204,6 +215,12 @@ const HERE = {
     const [top, bottom] = layer.rows ? last(layer.rows, row) : [row, row + 1];
     const [left, right] = layer.columns ? last(layer.columns, column) : [column, column + 1];
     return { ...layer, kind: "Rects", at: "", boxes: [[left, top, right, bottom]] };
+  },
+  Bars(layer, row, column, buffers) {
+    const parts = toldAt(layer.told, row, column, buffers);
+    const rows = layer.rows.map((bar) => ({ ...bar, label: fillIn(bar.label, parts), text: fillIn(bar.text, parts),
+                                            value: bar.bare ? null : parts[bar.value].value }));
+    return { ...layer, at: "", rows };
   },
   Chain(layer, row, column) {
     return { ...layer, at: "", unit: Math.min(layer.axis === "row" ? row : column, layer.fields.length - 1) };
@@ -275,9 +292,11 @@ const DRAW = {
   },
   Bars(ctx, layer, buffers, to, theme, box) {
     ctx.font = `${FONT.strong} ${theme.family}`;
-    const widest = (part) => Math.max(...layer.rows.map((row) => ctx.measureText(row[part]).width));
+    const barred = layer.rows.filter((row) => !row.bare);
+    const widest = (part) => Math.max(0, ...barred.map((row) => ctx.measureText(row[part]).width));
     const label = widest("label") + 10, number = widest("text") + 10;
-    const room = box.w - label - number;
+    const room = box.w - label - number, span = layer.maximum - layer.minimum;
+    const along = (value) => room * Math.min(1, Math.max(0, (value - layer.minimum) / span));
     layer.rows.forEach((row, i) => {
       if (!row.label) return;                                        // an empty row parts two groups
       const y = box.y + (i + 0.5) * BAR_ROW;
@@ -285,16 +304,20 @@ const DRAW = {
       Object.assign(ctx, { textBaseline: "middle", fillStyle: theme.ink });
       ctx.textAlign = "left"; ctx.fillText(row.label, box.x, y);
       ctx.textAlign = "right"; ctx.fillText(row.text, box.x + box.w, y);
-      ctx.fillStyle = theme.line; ctx.fillRect(box.x + label, y - 5, room, 10);
+      if (row.bare) return;
+      const left = box.x + label;
+      ctx.fillStyle = theme.line; ctx.fillRect(left, y - 5, room, 10);
       if (row.value === null) return;
       ctx.fillStyle = theme[row.colour] || row.colour;
-      ctx.fillRect(box.x + label, y - 5, room * Math.min(1, Math.max(0, row.value / layer.maximum)), 10);
+      const [start, end] = [along(Math.min(0, row.value)), along(Math.max(0, row.value))];
+      ctx.fillRect(left + start, y - 5, end - start, 10);
       Object.assign(ctx, { strokeStyle: theme.muted, lineWidth: 0.75, globalAlpha: 0.6 });   // an edge for pale ones
-      ctx.strokeRect(box.x + label, y - 5, room, 10);
+      ctx.strokeRect(left, y - 5, room, 10);
       ctx.globalAlpha = 1;
-      if (row.reference === null) return;
       ctx.fillStyle = theme.ink;
-      ctx.fillRect(box.x + label + room * row.reference / layer.maximum - 1, y - 8, 2, 16);
+      if (layer.minimum < 0) ctx.fillRect(left + along(0) - 0.5, y - BAR_ROW / 2, 1, BAR_ROW);
+      if (row.reference === null) return;
+      ctx.fillRect(left + along(row.reference) - 1, y - 8, 2, 16);
     });
   },
 };

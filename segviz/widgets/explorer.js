@@ -149,8 +149,8 @@ function render({ model, el }) {
   const sizes = controls.flatMap((control) => control.sizes);
   const start = model.get("_start");
   let places = [...model.get("places")], moved = -1, direction = 1, frame = 0;
-  // The key and state that are shown, and the last entry that has panels: the picture.
-  let drawn = null, state = null, entry = null;
+  // The key and state that are shown, its arrays, and the last entry that has panels: the picture.
+  let drawn = null, state = null, arrays = [], entry = null;
   const kept = controls.flatMap((control) => control.sizes.map(() => !control.local));    // what a state depends on
   const keyOf = (all) => all.filter((_, i) => kept[i]).join(",");
   const key = () => keyOf(places);
@@ -242,8 +242,9 @@ function render({ model, el }) {
     controls.forEach((control, n) => { if (control.kind === "Point") showControl(n); });
     if (!state) return;
     const points = pointsNow();
-    const sayings = Object.entries(state.pointed).map(([name, { rows, columns, cells }]) => {
+    const sayings = Object.entries(state.pointed).map(([name, { rows, columns, cells, words, told }]) => {
       const [row, column] = points[name];
+      if (told) return fillIn(words, toldAt(told, row, column, arrays));
       return cells.length ? last(last(cells, row), column) : `${last(rows, row) ?? ""} ${last(columns, column) ?? ""}`;
     });
     const text = [state.readout, ...sayings].join(" ").trim();
@@ -256,7 +257,7 @@ function render({ model, el }) {
 
   function show(name) {
     const next = shelf.get(name);
-    [drawn, state] = [name, next.state];
+    [drawn, state, arrays] = [name, next.state, next.buffers];
     if (next.state.panels.length) entry = next;
     stage.classList.toggle("sv-stale", Boolean(state.problem) && !state.panels.length);
     rescale();

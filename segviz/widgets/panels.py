@@ -10,7 +10,7 @@ picks: `layer.here(row, column)` is the plain layer, or list of layers, of one p
 """
 
 from copy import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 
 import matplotlib
@@ -267,31 +267,69 @@ class Text:
 
 
 @dataclass
+class Told:
+    """Numbers at every place of a local point, and how each is told: `words.format(*here(row, column)[1])`.
+
+    numbers: whole, (n, R, C), sent as int16. names: for each of the n what it picks from, a list of names; where that
+    is empty the number counts tenths, and is told with its sign.
+    """
+
+    numbers: np.ndarray
+    names: list
+
+    def __post_init__(self):
+        self.numbers = np.ascontiguousarray(array(self.numbers).astype(np.int16))
+
+    def here(self, row: int, column: int) -> tuple[list[float], list[str]]:
+        """The numbers of the place (i, j), and their words."""
+        rows, columns = self.numbers.shape[1:]
+        found = self.numbers[:, min(row, rows - 1), min(column, columns - 1)].tolist()
+        words = [names[at] if names else f"{'−' if at < 0 else '+'}{abs(at) // 10}.{abs(at) % 10}"
+                 for at, names in zip(found, self.names, strict=True)]
+        return [at / 10 for at in found], words
+
+
+@dataclass
 class Bar:
-    """One row of `Bars`: `value` in [0, maximum] or NaN, `text` in place of its digits, `reference` a tick on
+    """One row of `Bars`: `value` in [minimum, maximum] or NaN, `text` in place of its digits, `reference` a tick on
     the bar.
 
-    A row without a label is a gap between groups.
+    A row without a label is a gap between groups; a `bare` one is words alone, with no bar.
     """
 
     label: str
-    value: float
+    value: float = float("nan")
     colour: str = "accent"
     text: str = ""
     reference: float | None = None
     strong: bool = False
+    bare: bool = False
 
     def __post_init__(self):  # here, so that picture, paper and readout have the same digits
-        if self.label and not self.text:
+        if self.label and not self.text and not self.bare:
             self.text = "–" if np.isnan(self.value) else f"{self.value:.3f}"
 
 
 @dataclass
 class Bars:
-    """Numbers as bars with digits; fills its panel, which needs no other layer."""
+    """Numbers as bars with digits, from 0 to the right, or left where below 0; fills its panel, which needs no other
+    layer.
+
+    With `at`, a row's value is the number of the one in `told` that it shows, and {k} in its label and text stands
+    for the words of number k.
+    """
 
     rows: list[Bar]
     maximum: float = 1.0
+    minimum: float = 0.0
+    at: str = ""
+    told: Told | None = None
+
+    def here(self, row: int, column: int):
+        values, words = self.told.here(row, column)
+        rows = [replace(bar, label=bar.label.format(*words), text=bar.text.format(*words),
+                        value=bar.value if bar.bare else values[bar.value]) for bar in self.rows]
+        return Bars(rows, self.maximum, self.minimum)
 
 
 @dataclass
@@ -367,13 +405,18 @@ class Panel:
 
 @dataclass
 class Pointed:
-    """What to say of the place (i, j) of a local point: `rows[i]` and `columns[j]`, or `cells[i][j]`."""
+    """What to say of the place (i, j) of a local point: `rows[i]` and `columns[j]`, or `cells[i][j]`; where nearly
+    every place has words of its own, `words` with {k} for number k of `told`."""
 
     rows: tuple = ()
     columns: tuple = ()
     cells: tuple = ()
+    words: str = ""
+    told: Told | None = None
 
     def here(self, row: int, column: int) -> str:
+        if self.told:
+            return self.words.format(*self.told.here(row, column)[1])
         if self.cells:
             return _of(_of(self.cells, row), column)
         return " ".join(_of(words, at) for words, at in ((self.rows, row), (self.columns, column)) if words)
@@ -417,7 +460,7 @@ def _plain(value):
     """Whatever stands in a layer, as JSON holds it; floats to four digits after the point."""
     if type(value) in (int, str, bool):
         return value
-    if isinstance(value, (Bar, Level, Pointed)):
+    if isinstance(value, (Bar, Level)):
         return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -432,17 +475,28 @@ def encode(state: State) -> tuple[dict, list[bytes]]:
     """The state as a JSON-ready dictionary, and the bytes of its arrays, to which the dictionary refers by
     number."""
     buffers: list[bytes] = []
+    numbers: dict[int, int] = {}         # of an array that stands in two places there is one buffer
+
+    def buffer_of(values) -> dict:
+        if id(values) not in numbers:
+            numbers[id(values)] = len(buffers)
+            buffers.append(values.tobytes())
+        return {"buffer": numbers[id(values)], "shape": list(values.shape)}
+
+    def entry_of(part) -> dict:
+        return {f.name: value_of(f.name, getattr(part, f.name)) for f in fields(part)}
+
+    def value_of(name, value):
+        if isinstance(value, np.ndarray):
+            return buffer_of(value)
+        if isinstance(value, Told):
+            return entry_of(value)
+        return layer_entry(value) if name == "layers" else _plain(value)
 
     def layer_entry(layer):
         if isinstance(layer, (list, tuple)):
             return [layer_entry(part) for part in layer]
-        entry = {"kind": type(layer).__name__}
-        for name, value in ((f.name, getattr(layer, f.name)) for f in fields(layer)):
-            if isinstance(value, np.ndarray):
-                buffers.append(value.tobytes())
-                value = {"buffer": len(buffers) - 1, "shape": list(value.shape)}
-            entry[name] = layer_entry(value) if name == "layers" else _plain(value)
-        return entry
+        return {"kind": type(layer).__name__, **entry_of(layer)}
 
     panels = [{"title": panel.title, "caption": panel.caption, "size": _plain(panel.extent()), "wide": panel.wide,
                "layers": layer_entry(panel.layers)} for panel in state.panels]
@@ -453,7 +507,7 @@ def encode(state: State) -> tuple[dict, list[bytes]]:
         "problem_at": state.problem_at,
         "disabled": list(state.disabled),
         "hidden": list(state.hidden),
-        "pointed": _plain(state.pointed),
+        "pointed": {name: entry_of(words) for name, words in state.pointed.items()},
         "bounds": _plain(state.bounds),
         "tabs": state.tabs,
     }, buffers

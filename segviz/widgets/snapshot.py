@@ -206,18 +206,19 @@ def _text(ax, layer) -> None:
 def _bars(ax, layer) -> None:
     places, size = np.arange(len(layer.rows)), min(8, 110 / len(layer.rows))
     values = [0.0 if math.isnan(row.value) else row.value for row in layer.rows]
-    ax.barh(
-        places, [layer.maximum if row.label else 0 for row in layer.rows], color=COLOURS["line"], height=0.45
-    )
+    span, barred = layer.maximum - layer.minimum, [bool(row.label) and not row.bare for row in layer.rows]
+    ax.barh(places, [span * bar for bar in barred], left=layer.minimum, color=COLOURS["line"], height=0.45)
     ax.barh(places, values, color=[_colour(row.colour) for row in layer.rows], height=0.45)
+    if layer.minimum < 0:
+        ax.plot([0, 0], [places[barred][0] - 0.5, places[barred][-1] + 0.5], color=COLOURS["ink"], linewidth=0.6)
     for place, row in ((place, row) for place, row in zip(places, layer.rows, strict=True) if row.label):
-        ax.text(layer.maximum * 1.03, place, row.text, va="center", fontsize=size, color=COLOURS["ink"])
+        ax.text(layer.maximum + 0.03 * span, place, row.text, va="center", fontsize=size, color=COLOURS["ink"])
         if row.reference is not None:
             ax.plot([row.reference] * 2, [place - 0.36, place + 0.36], color=COLOURS["ink"], linewidth=1.5)
     ax.xaxis.set_label_coords(0.5, -0.03 + max(0.0, 1 - len(places) / FEWEST_BARS))     # under the last bar
     ax.set_yticks(places, [row.label for row in layer.rows], fontsize=size)
     ax.tick_params(length=0)
-    ax.set(ylim=(max(len(places), FEWEST_BARS) - 0.5, -0.5), xlim=(0, layer.maximum), xticks=[])
+    ax.set(ylim=(max(len(places), FEWEST_BARS) - 0.5, -0.5), xlim=(layer.minimum, layer.maximum), xticks=[])
     ax.spines[:].set_visible(False)
 
 
