@@ -4,6 +4,7 @@ processes that share each batch end as one that has it whole?
     python tests/resumes.py steps FOLDER [--count 40]       stop after every step of a run of so many
     python tests/resumes.py signals FOLDER [--count 50]     SIGTERM and SIGINT at random moments
     python tests/resumes.py processes FOLDER                two processes (Gloo) against one
+    python tests/resumes.py stopped FOLDER                  SIGTERM to both
 
 Everything that could differ is there: batch norm, dropout, AdamW, augmentation, shuffled epochs whose length no batch
 divides. The end of a run is one hash over all weights, all of the optimizer and all losses. One thread, so that sums
@@ -149,42 +150,59 @@ def _signalled(run: Path, steps: int, number: signal.Signals, delay: float) -> i
 def two_processes_against_one(folder: Path, steps: int = 12) -> dict:
     """The same run by one process and by two under torchrun: {"loss", "weights": greatest differences, "counts":
     whether all processes count the same pixels as the one, "quiet": nothing was warned of}."""
-    parts = {}
+    said, quiet = {}, True
     for world in (1, 2):
-        run = folder / f"world{world}"
-        run.mkdir(parents=True)
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if world == 2 else []
-        command = [sys.executable, *torchrun, __file__, "share", str(run), "--count", str(steps)]
-        alone = os.environ | {"OMP_NUM_THREADS": "1"}
-        seen = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
-        assert seen.returncode == 0, seen.stdout + seen.stderr
-        parts[world] = [json.loads(path.read_text()) for path in sorted(run.glob("rank*.json"))]
-        parts[world, "warned"] = "Warning" in seen.stderr
-    (one,), two = parts[1], parts[2]
+        shared = _sharing(folder / f"world{world}", steps, world)
+        _, warned = shared.communicate(timeout=300)
+        assert shared.returncode == 0, warned
+        quiet = quiet and "Warning" not in warned
+        said[world] = [json.loads(path.read_text()) for path in sorted((folder / f"world{world}").glob("rank*.json"))]
+    (one,), two = said[1], said[2]
     assert len(two) == 2
     ends = [checkpoint.read(folder / f"world{world}" / LAST).tensors for world in (1, 2)]
     return {
         "loss": max(abs(a - b) for part in two for a, b in zip(one["loss"], part["loss"], strict=True)),
         "weights": max((ends[0][name] - ends[1][name]).abs().max().item() for name in ends[0]),
         "counts": all(part["counts"] == one["counts"] and part["best"] == one["best"] for part in two),
-        "quiet": not parts[2, "warned"],
+        "quiet": quiet,
     }
+
+
+def two_processes_stopped(folder: Path, steps: int = 300) -> dict:
+    """torchrun is sent SIGTERM, and its run then taken up: {"step": where both stopped, "exact": whether it ends as one
+    that was not stopped}."""
+    _sharing(folder / "whole", steps).communicate(timeout=300)
+    run = _sharing(folder / "run", steps)
+    while run.poll() is None and not (folder / "run" / LAST).exists():
+        time.sleep(0.01)
+    run.terminate()
+    run.communicate(timeout=300)
+    step = checkpoint.read(folder / "run" / LAST).config["step"]
+    _sharing(folder / "run", steps).communicate(timeout=300)
+    return {"step": step, "exact": digest(folder / "run") == digest(folder / "whole")}
+
+
+def _sharing(run: Path, steps: int, world: int = 2) -> subprocess.Popen:
+    """Processes that train together in the folder `run`."""
+    run.mkdir(parents=True, exist_ok=True)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world > 1 else []
+    command = [sys.executable, *torchrun, __file__, "share", str(run), "--count", str(steps)]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=alone)
 
 
 def share(folder: Path, steps: int) -> None:
     """What each process does: train, score a data set that they cannot share evenly, and say what it has."""
     val = TensorDataset(*(part[:7] for part in scenes().tensors))
-    weights = torch.tensor([1.0, 3.0])
-    history = fit(network(plain=True), scenes(), val, steps=steps, batch_size=4, lr=0.01, augment=AUGMENT, show=False,
-                  device="cpu", class_weights=weights, optimizer="sgd", val_every=5, folder=folder)  # fmt: skip
-    rank = os.environ.get("RANK", "0")
+    history = trained(folder, steps, model=network(plain=True), val=val, val_every=5 if steps < 100 else None,
+                      class_weights=torch.tensor([1.0, 3.0]), optimizer="sgd")  # fmt: skip
     said = {"loss": history.loss, "best": history.best(), "counts": [s.counts.tolist() for _, s in history.val]}
-    (folder / f"rank{rank}.json").write_text(json.dumps(said))
+    (folder / f"rank{os.environ.get('RANK', '0')}.json").write_text(json.dumps(said))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("steps", "signals", "processes", "share"))
+    parser.add_argument("what", choices=("steps", "signals", "processes", "stopped", "share"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int)
     given = parser.parse_args()
@@ -192,7 +210,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
     if given.what == "share":
         return share(given.folder, given.count)
-    functions = {"steps": resume_at_every_step, "signals": real_signals, "processes": two_processes_against_one}
+    functions = {"steps": resume_at_every_step, "signals": real_signals, "processes": two_processes_against_one,
+                 "stopped": two_processes_stopped}
     counts = {} if given.count is None else {"steps" if given.what == "steps" else "count": given.count}
     print(json.dumps(functions[given.what](given.folder, **counts)))
 

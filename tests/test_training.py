@@ -1,18 +1,22 @@
 """`fit` and `evaluate`: they learn, repeat, stop, and refuse in words."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
+import resumes
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from segviz import metrics, training
+from segviz import checkpoint, metrics, training
 from segviz.models import FCN8s
-from segviz.training import loop
+from segviz.training import loop, processes, saving
 from segviz.training.batches import shuffled
+from segviz.training.signals import Signals
 
 
 @pytest.fixture(autouse=True)
@@ -243,6 +247,329 @@ def test_names_are_one_a_class():
 def test_a_missing_gpu_is_said_in_words():
     with pytest.raises(ValueError, match="segviz doctor"):
         training.choose_device("cuda")
+
+
+# -- what a step is
+
+
+def normed_network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, 2, 1)
+    return nn.Sequential(*layers)
+
+
+def values(network: nn.Module) -> torch.Tensor:
+    return torch.cat([tensor.flatten().double() for tensor in network.state_dict().values()])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_steps_are_torchs_optimizer_and_poly_schedule(name):
+    data, steps = halves(void=True), 9
+    ours, theirs = small_network(), small_network()
+    weights = torch.tensor([1.0, 2.5])
+    training.fit(ours, data, steps=steps, batch_size=4, lr=0.05, weight_decay=0.01, optimizer=name, momentum=0.8,
+                 class_weights=weights, show=False)  # fmt: skip
+    options = {"params": theirs.parameters(), "lr": 0.05, "weight_decay": 0.01}
+    optimizer = torch.optim.AdamW(**options) if name == "adamw" else torch.optim.SGD(momentum=0.8, **options)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=0.9)
+    for step in range(1, steps + 1):
+        chosen = [index for _, index in shuffled(len(data), 4, 0, step)]
+        images, labels = (part[chosen] for part in data.tensors)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(theirs(images), labels, weights, ignore_index=255).backward()
+        optimizer.step()
+        schedule.step()
+    torch.testing.assert_close(values(ours), values(theirs), rtol=1e-4, atol=1e-6)
+
+
+def test_chance_is_the_seeds_and_the_callers_is_left_alone():
+    class Noisy(TensorDataset):                             # a data set that draws for itself
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image + 0.1 * torch.rand(()), label
+
+    def run(chance, **options):
+        network = normed_network()
+        torch.manual_seed(chance)
+        before = torch.get_rng_state()
+        training.fit(network, Noisy(*halves().tensors), steps=6, batch_size=4, show=False, **options)
+        assert torch.equal(torch.get_rng_state(), before)
+        return values(network)
+
+    assert torch.equal(run(1), run(2)) and not torch.equal(run(1), run(1, seed=1))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_change_nothing_but_who_loads():
+    def run(workers):
+        network = normed_network()
+        history = training.fit(network, halves(), halves(7), steps=7, batch_size=4, augment=resumes.AUGMENT,
+                               workers=workers, show=False)  # fmt: skip
+        return values(network), history.val[0][1].counts
+
+    alone, helped = run(0), run(2)
+    assert torch.equal(alone[0], helped[0]) and torch.equal(alone[1], helped[1])
+
+
+def test_compiled_it_trains_the_same_network(monkeypatch):
+    compiling, plain, compiled = torch.compile, small_network(), small_network()
+    monkeypatch.setattr(torch, "compile", lambda network: compiling(network, backend="eager"))  # no compiler needed
+    for network, compile in ((plain, False), (compiled, True)):
+        training.fit(network, halves(), steps=5, batch_size=4, compile=compile, show=False)
+    assert list(compiled.state_dict()) == list(plain.state_dict())      # no prefix, no wrapper
+    torch.testing.assert_close(values(plain), values(compiled), rtol=1e-4, atol=1e-5)
+
+
+def test_val_is_scored_on_the_way_and_plotted(capsys):
+    history = training.fit(small_network(), halves(), halves(), steps=7, batch_size=4, lr=0.02, val_every=3)
+    assert [step for step, _ in history.val] == [3, 6, 7] and history.best() == max(s.mean_iou for _, s in history.val)
+    assert "mIoU=" in capsys.readouterr().err
+    figure = history.plot()
+    assert len(figure.axes) == 2 and figure.axes[1].lines[0].get_xdata().tolist() == [3, 6, 7]
+    assert len(training.History(loss=[1.0, 0.5]).plot().axes) == 1
+    again = training.History.from_json(history.as_json())
+    assert again.loss == history.loss and torch.equal(again.val[2][1].counts, history.val[2][1].counts)
+    assert torch.equal(again.val[0][1].boundary, history.val[0][1].boundary)
+
+
+def test_a_failed_step_leaves_everything_as_it_was(tmp_path):
+    data, kept = halves(), {}
+    data.tensors[0][5] = float("inf")
+    network = normed_network()
+    at = next(step for step in range(1, 9) if 5 in [index for _, index in shuffled(12, 2, 0, step)])
+    network.register_forward_pre_hook(lambda *_: kept.update(values=values(network)))
+    with pytest.raises(FloatingPointError, match=rf"at step {at}, of the items \[.*\b5\b.*\]"):
+        training.fit(network, data, steps=9, batch_size=2, folder=tmp_path, save_every=1, show=False)
+    assert torch.equal(values(network), kept["values"])                     # running statistics too
+    if at > 1:
+        assert checkpoint.read(tmp_path / saving.LAST).config["step"] == at - 1
+
+
+class OutOfMemory(nn.Conv2d):
+    def forward(self, images):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more")
+
+
+@pytest.mark.parametrize(("network", "options", "error", "words"), [
+    (small_network(), {"class_weights": torch.ones(3)}, ValueError, "class_weights are one a class"),
+    (small_network(), {"optimizer": "adam"}, ValueError, "'adamw' or 'sgd', but got 'adam'"),
+    (small_network(), {"val_every": 0}, ValueError, "at least 1"),
+    (small_network(), {"workers": -1}, ValueError, "workers at least 0"),
+    (small_network(), {"resume": True}, ValueError, "folder="),
+    (nn.Conv2d(3, 1, 1), {}, ValueError, r"labels hold 1, but the network gives 1 classes"),
+    (nn.Conv2d(3, 2, 3), {}, ValueError, "labels .* of the same size"),
+    (OutOfMemory(3, 2, 1), {"batch_size": 10}, torch.OutOfMemoryError, r"batch_size=5 may fit.*Tried to allocate 2"),
+])
+def test_what_cannot_be_trained_is_said_in_words(network, options, error, words):
+    with pytest.raises(error, match=words):
+        training.fit(network, halves(), **{"steps": 2, "batch_size": 4, "show": False} | options)
+
+
+def test_void_everywhere_names_the_items():
+    data = halves()
+    data.tensors[1][:] = 255
+    with pytest.raises(FloatingPointError, match=r"at step 1, of the items \[.*void everywhere"):
+        training.fit(small_network(), data, steps=2, batch_size=12, show=False)
+
+
+# -- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_whole_step(number, tmp_path):
+    network, before = normed_network(), [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    calls = iter(range(1, 10))
+
+    def press(*_):
+        if next(calls) == 3:
+            signal.raise_signal(number)
+
+    def fit():
+        return training.fit(network, halves(), halves(), steps=9, batch_size=4, folder=tmp_path, show=False)
+
+    network.register_forward_pre_hook(press)
+    if number == signal.SIGTERM:
+        with pytest.raises(SystemExit) as stop:
+            fit()
+        assert stop.value.code == 143
+    else:
+        history = fit()
+        assert history.interrupted and len(history.loss) == 3 and history.val == []
+    found = checkpoint.read(tmp_path / saving.LAST)
+    assert found.config["step"] == 3 and torch.equal(found.tensors["model.1.running_mean"], network[1].running_mean)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before and not network.training
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    network = small_network()
+
+    def press_twice(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second one waited")
+
+    network.register_forward_pre_hook(press_twice)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(network, halves(), steps=9, batch_size=4, folder=tmp_path, show=False)
+    assert not (tmp_path / saving.LAST).exists()            # nothing half done is kept
+
+
+def test_stop_is_heard_while_scoring():
+    class Pressed(TensorDataset):
+        def __getitem__(self, index):
+            signal.raise_signal(signal.SIGINT)
+            return super().__getitem__(index)
+
+    history = training.fit(small_network(), halves(), Pressed(*halves().tensors), steps=2, batch_size=4, show=False)
+    assert history.interrupted and len(history.loss) == 2 and history.val == []
+
+
+def test_in_a_thread_nobody_listens():
+    found = []
+    handler = signal.getsignal(signal.SIGINT)
+    options = {"steps": 2, "batch_size": 4, "show": False}
+    thread = threading.Thread(target=lambda: found.append(training.fit(small_network(), halves(), **options)))
+    thread.start()
+    thread.join()
+    assert len(found[0].loss) == 2 and signal.getsignal(signal.SIGINT) is handler
+
+
+def test_signals_in_blocks_that_lie_in_each_other():
+    done = []
+    with pytest.raises(SystemExit), Signals() as signals:
+        with signals.held():
+            with signals.held():
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGTERM)         # the stronger one counts
+                done.append("inner")
+            done.append("outer")
+        done.append("beyond")
+    assert done == ["inner", "outer"]
+    with pytest.raises(KeyboardInterrupt), Signals(patient=True) as signals:
+        signal.raise_signal(signal.SIGINT)
+        done.append("patient")                              # until the end, where it is obeyed
+    assert done[-1] == "patient"
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Signals():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# -- runs that are kept
+
+
+def kept_run(folder, steps=6, network=None, **options):
+    settings = {"batch_size": 4, "lr": 0.02, "show": False, "folder": folder} | options
+    return training.fit(normed_network() if network is None else network, halves(), steps=steps, **settings)
+
+
+def test_a_run_is_kept_with_what_it_needs(tmp_path):
+    network = FCN8s(2, width=2, padding=1)
+    history = kept_run(tmp_path / "run", network=network, val=halves(), val_every=2, notes={"data": "halves"})
+    last, best = (checkpoint.read(tmp_path / "run" / name) for name in (saving.LAST, saving.BEST))
+    assert last.config["model"] == "FCN8s" and last.config["step"] == 6 and last.config["notes"] == {"data": "halves"}
+    assert last.config["history"]["loss"] == history.loss and "optimizer.score.weight.exp_avg" in last.tensors
+    assert best.config["score"] == history.best() and not best.part("optimizer")
+    assert torch.equal(checkpoint.load(tmp_path / "run" / saving.LAST).score.weight, network.score.weight)
+    at = best.config["step"]
+    assert at == next(step for step, scores in history.val if scores.mean_iou == history.best())
+
+
+def test_a_run_is_not_overwritten_nor_taken_up_by_another(tmp_path):
+    kept_run(tmp_path, class_weights=torch.tensor([1.0, 2.0]), augment=resumes.AUGMENT)
+    before = (tmp_path / saving.LAST).read_bytes()
+    same = {"class_weights": torch.tensor([1.0, 2.0]), "augment": resumes.AUGMENT}
+    for options, words in [
+        (same, "already holds a run"), (same | {"resume": True, "steps": 9}, "steps: 6 there, 9 here"),
+        (same | {"resume": True, "augment": None}, "augment: Augment.* there, None here"),
+        (same | {"resume": True, "class_weights": torch.ones(2)}, r"class_weights: \[1.0, 2.0\] there"),
+        (same | {"resume": True, "network": small_network()}, "cannot be taken up"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            kept_run(tmp_path, **options)
+    assert (tmp_path / saving.LAST).read_bytes() == before
+    again = normed_network(5)
+    history = kept_run(tmp_path, network=again, resume=True, **same)        # it was done: nothing is trained
+    assert len(history.loss) == 6 and torch.equal(again[1].running_mean, checkpoint.read(tmp_path / saving.LAST)
+                                                  .tensors["model.1.running_mean"])  # fmt: skip
+
+
+def test_best_alone_is_no_run(tmp_path):
+    kept_run(tmp_path, val=halves())
+    (tmp_path / saving.BEST).replace(tmp_path / saving.LAST)
+    with pytest.raises(ValueError, match="network without its training"):
+        kept_run(tmp_path, resume=True)
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with checkpoint.claim(tmp_path), pytest.raises(ValueError, match="another run"):
+        kept_run(tmp_path)
+
+
+def test_a_run_stopped_while_scored_is_scored_when_taken_up(tmp_path, monkeypatch):
+    whole = kept_run(tmp_path / "whole", val=halves(), val_every=2)
+    real, calls = loop.evaluate, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "evaluate", interrupted)
+    assert kept_run(tmp_path / "run", val=halves(), val_every=2).interrupted
+    history = kept_run(tmp_path / "run", val=halves(), val_every=2, resume=True, network=normed_network(9))
+    assert [step for step, _ in history.val] == [2, 4, 6] and history.loss == whole.loss
+    assert all(torch.equal(a.counts, b.counts) for (_, a), (_, b) in zip(history.val, whole.val, strict=True))
+    assert resumes.digest(tmp_path / "run") == resumes.digest(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "sgd"}, {"workers": 1}])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_resume_is_exact(tmp_path, options):
+    """All 39 stops of a run of 40: `python benchmarks/reliability.py`."""
+    assert resumes.resume_at_every_step(tmp_path, steps=12, every=4, **options) == {"stops": 2, "exact": 2}
+
+
+def test_a_resume_that_forgets_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", lambda *_: None)
+    assert resumes.resume_at_every_step(tmp_path, steps=8, every=3) == {"stops": 2, "exact": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_real_signals_end_a_run_that_can_be_taken_up(tmp_path):
+    """In a process of its own: one that has no threads may fork."""
+    command = [sys.executable, resumes.__file__, "signals", str(tmp_path), "--count", "4"]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert seen.stdout == '{"signals": 4, "status": 4, "exact": 4}\n', seen.stderr
+
+
+# -- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(tmp_path):
+    found = resumes.two_processes_against_one(tmp_path)
+    assert found["loss"] < 1e-5 and found["weights"] < 1e-5 and found["counts"] and found["quiet"]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_one_step(tmp_path):
+    found = resumes.two_processes_stopped(tmp_path)
+    assert 0 < found["step"] < 300 and found["exact"]
+
+
+def test_each_process_has_its_part():
+    places = [processes.Place(rank, 3, torch.device("cpu")) for rank in range(3)]
+    assert [i for place in places for i in range(12)[place.part(12)]] == list(range(12))
+    with pytest.raises(ValueError, match="a batch of 10 cannot be shared evenly by 3"):
+        places[0].part(10)
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])

@@ -73,7 +73,8 @@ def fit(
     """
     if len(train) == 0:
         raise ValueError("the training set is empty: there is nothing to learn from")
-    if min(steps, batch_size, val_every or 1, save_every or 1) < 1 or workers < 0:
+    counts = [steps, batch_size, *(every for every in (val_every, save_every) if every is not None)]
+    if min(counts) < 1 or workers < 0:
         raise ValueError(
             f"steps, batch_size, val_every and save_every are at least 1, workers at least 0, but got steps={steps}, "
             f"batch_size={batch_size}, val_every={val_every}, save_every={save_every}, workers={workers}"
