@@ -1,12 +1,13 @@
 """Files that somebody made to do harm, and what reading them does.
 
-    python tests/hostile.py FOLDER
+    python tests/hostile.py FOLDER [--flips]
 
 makes them in FOLDER, reads each as a checkpoint and builds a network from it, and prints a row for each as JSON: what
 was said, how long it took, and whether any code of the file ran. Each that holds code would make a file; an audit hook
-listens besides for what pickles and shells do.
+listens besides for what pickles and shells do. With --flips: how many flips of one bit of a sound file are accepted.
 """
 
+import argparse
 import json
 import os
 import pickle
@@ -179,8 +180,28 @@ def outcome(path: Path) -> dict:
     return {"file": path.name, "said": said, "seconds": round(time.perf_counter() - start, 3)}
 
 
-def main() -> None:
-    folder, heard, rows = Path(sys.argv[1]), set(), []
+def flips(folder: Path, bits=range(8)) -> dict:
+    """Flips these bits of each byte of a small file, one at a time: {"flips", "accepted"}."""
+    path = folder / "flipped.safetensors"
+    checkpoint.save(path, {"model.weight": torch.arange(3.0), "seen": torch.tensor([True, False])}, {"step": 7})
+    sound, accepted = path.read_bytes(), 0
+    assert checkpoint.read(path).config == {"step": 7}
+    for place in range(len(sound)):
+        for bit in bits:
+            damaged = bytearray(sound)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                checkpoint.read(path)
+                accepted += 1
+            except ValueError:
+                pass
+    return {"flips": len(sound) * len(bits), "accepted": accepted}
+
+
+def watched(folder: Path) -> list[dict]:
+    """A row for each file, read while the audit hook listens."""
+    heard, rows = set(), []
     paths = made(folder)
     sys.addaudithook(lambda event, _: heard.add(event) if event in LISTENED | IMPORTS else None)
     for path in paths:
@@ -190,7 +211,15 @@ def main() -> None:
         heard.clear()
         row = outcome(path)
         rows.append(row | {"ran": bool(early or heard or (folder / RAN).exists())})
-    print(json.dumps(rows))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--flips", action="store_true")
+    given = parser.parse_args()
+    print(json.dumps(flips(given.folder) if given.flips else watched(given.folder)))
 
 
 if __name__ == "__main__":
