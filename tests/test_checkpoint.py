@@ -17,9 +17,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from segviz import checkpoint, models
+from segviz import checkpoint, models, runs
 from segviz.checkpoint import file as files
 
+SHIPPED = sorted((Path(__file__).parents[1] / "data" / "checkpoints").glob("*.safetensors"))
 POSIX = pytest.mark.skipif(os.name == "nt", reason="a matter of POSIX")
 
 
@@ -496,3 +497,20 @@ def test_without_locks_there_is_no_claim_and_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", knows_none)
     with checkpoint.claim(tmp_path), checkpoint.claim(tmp_path):
         pass
+
+
+# -- the files of the course
+
+
+def test_the_course_s_own_files_are_small_and_say_what_they_are():
+    assert sum(path.stat().st_size for path in SHIPPED) < 20e6
+    for path in SHIPPED:
+        config = checkpoint.read(path).config
+        assert config["model"] in models.__all__ and config["trained"]["steps"] > 1000
+        assert config["data"].keys() == set(runs.SETTINGS) and 0.3 < config["score"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_recorded_score_is_reproduced(path):
+    assert runs.evaluate(path, {}, "cpu").reproduced is True
