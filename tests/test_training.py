@@ -1,10 +1,13 @@
 """`fit` and `evaluate`: they learn, repeat, stop, and refuse in words."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import types
+from pathlib import Path
 
 import pytest
 import resumes
@@ -180,6 +183,18 @@ def test_the_live_picture_in_a_notebook(data, last, monkeypatch):
     assert all("&lt;halves&gt;" in page and "<halves>" not in page for page in pages)
 
 
+def test_the_newest_score_stands_in_the_live_words(monkeypatch):
+    shown = []
+    monkeypatch.setattr("segviz.live.in_notebook", lambda: True)
+    monkeypatch.setattr("segviz.live.Live.due", lambda *_: True)
+    monkeypatch.setattr("IPython.display.display", lambda *a, **b: shown.append(Shown(*a, **b)) or shown[0])
+    history = training.fit(small_network(), halves(), halves(), steps=4, batch_size=4, val_every=2, title="halves")
+    words = [f"mean IoU {scores.mean_iou:.3f}" for _, scores in history.val]
+    starting, first, second, third, _fourth, end = shown[0].pages
+    assert "step 1 of 4" in first and "s left" in first and "mean IoU" not in first + starting
+    assert words[0] in second and words[0] in third and words[1] in end
+
+
 def test_watched_pictures_sharpen():
     data = halves()
     history = training.fit(small_network(), data, steps=40, batch_size=4, lr=0.02, watch=data[0][0], show=False)
@@ -309,6 +324,14 @@ def test_workers_change_nothing_but_who_loads():
 
     alone, helped = run(0), run(2)
     assert torch.equal(alone[0], helped[0]) and torch.equal(alone[1], helped[1])
+
+
+def test_workers_that_cannot_find_the_data_are_refused_in_words(monkeypatch):
+    monkeypatch.setattr("torch.multiprocessing.get_start_method", lambda: "spawn")
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))      # a notebook's has no file
+    monkeypatch.setattr(Mixed, "__module__", "__main__")
+    with pytest.raises(ValueError, match=r"Mixed is defined in the notebook.*workers=0"):
+        training.fit(small_network(), Mixed(*halves().tensors), steps=2, batch_size=4, workers=1, show=False)
 
 
 def test_compiled_it_trains_the_same_network(monkeypatch):
@@ -570,6 +593,16 @@ def test_each_process_has_its_part():
     assert [i for place in places for i in range(12)[place.part(12)]] == list(range(12))
     with pytest.raises(ValueError, match="a batch of 10 cannot be shared evenly by 3"):
         places[0].part(10)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_small(tmp_path):
+    script, small = Path(__file__).parents[1] / "benchmarks" / "training.py", "--size 32 --batch 2 --width 2 --steps 3"
+    command = [sys.executable, script, "--device", "cpu", "--out", tmp_path / "found.json", "--rounds", "1"]
+    shown = subprocess.run([*command, *small.split()], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found == json.loads(shown) and set(found["results"]) == {"torchvision", "fit"}
+    assert found["results"]["torchvision"]["times torchvision"] == 1 and found["results"]["fit"]["images a second"] > 0
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])

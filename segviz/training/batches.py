@@ -7,6 +7,7 @@ needs from (seed, epoch, index). Nothing is drawn from a generator that a run wo
 import functools
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -78,10 +79,21 @@ def scoring_batches(data, batch_size: int, indices: range, *, ignore_index=255, 
 
 def _load(examples: Examples, places, ignore_index: int, workers: int, pin: bool) -> Iterator[Batch]:
     """Batches in the order of `places`, made by `workers` processes beside this one, or by this one (0)."""
+    if workers and torch.multiprocessing.get_start_method() != "fork":
+        _check_importable(examples.data)
     return iter(DataLoader(
         examples, batch_sampler=places, num_workers=workers, pin_memory=pin, collate_fn=Collate(ignore_index),
         worker_init_fn=_apart, generator=torch.Generator(),
     ))  # fmt: skip
+
+
+def _check_importable(data) -> None:
+    """A process that is not forked imports what it works on, and a notebook cannot be imported."""
+    if type(data).__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+        raise ValueError(
+            f"{type(data).__name__} is defined in the notebook, where other processes cannot import it from: move it "
+            "to a .py file, or leave workers=0"
+        )
 
 
 def _apart(_worker: int) -> None:

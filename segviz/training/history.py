@@ -27,7 +27,10 @@ class History:
             at, scores = zip(*((step, scores.mean_iou) for step, scores in self.val), strict=True)
             axes[1].axis("on")
             axes[1].plot(at, scores, color="#332288", linewidth=1.6, marker="o", markersize=4)
-            axes[1].set(xlim=(0, len(self.loss) * 1.02), ylim=(0, 1), title="mean IoU, validation set", xlabel="step")
+            axes[1].set(xlim=(0, len(self.loss) * 1.02), ylim=(0, 1.1 * max(scores)))
+            axes[1].set_title("mean IoU, validation set", fontsize=10)
+            axes[1].set_xlabel("step", fontsize=9)
+            axes[1].tick_params(labelsize=8)
             axes[1].spines[["top", "right"]].set_visible(False)
         return figure
 

@@ -93,7 +93,7 @@ def fit(
     generators = torch.random.fork_rng([here.device] if cuda else [])  # afterwards they are as they were
     with Signals(patient=here.world > 1) as signals, saving.claimed(folder, writes=first), generators:
         model.to(here.device, memory_format=torch.channels_last if cuda else torch.preserve_format).train()
-        rule = _optimizer(model, optimizer, lr, weight_decay, momentum, fused=cuda)
+        rule = _optimizer(model, optimizer, lr, weight_decay, momentum, fused=cuda or None)
         run = saving.Run(folder, model, rule, settings, notes, writes=first)
         history = run.begin(resume)
         done, network = len(history.loss), here.together(model)
@@ -168,7 +168,7 @@ def _step(network, optimizer, rate, batch: Batch, step: int, here, signals, igno
     asked = [total.new_full((), float(signals.waiting == number)) for number in SIGNALS]
     sums = here.summed(torch.stack([total.detach(), weight, *asked]))
     seen = sums.to("cpu", non_blocking=cuda)
-    there = torch.cuda.current_stream().record_event() if cuda else None
+    there = torch.cuda.current_stream(here.device).record_event() if cuda else None
 
     optimizer.zero_grad()
     (total * (here.world / sums[1])).backward()  # DistributedDataParallel averages: times their number, the sum
@@ -216,7 +216,7 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float, momentum: float, fused: bool):
+def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float, momentum: float, fused: bool | None):
     options = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if name == "adamw":
         return torch.optim.AdamW(model.parameters(), **options)
