@@ -60,8 +60,8 @@ def fit(
     show: progress bar and live picture; default: yes.
 
     folder: where the run is kept (`saving`): every `save_every` steps (default: a tenth of all), at the end, and when
-    it is stopped. resume: take up the run in `folder`, with the same settings, exactly where it was; begin one if
-    there is none. notes: what you want the files to say, as JSON can say it.
+    it is stopped. notes: what else the files are to say, as JSON can. resume: take up the run in `folder`, with the
+    same settings, exactly where it was (on CUDA, but for kernels that add in any order); begin one if there is none.
     Ctrl-C (the stop button) ends training or scoring early, after a whole step: the model keeps what it learned and
     the history says so. A second one does not wait, and is raised. SIGTERM ends the program with status 143.
     Under `torchrun` each process takes its part of each batch (`batch_size` is that of all together), and the result is
@@ -130,8 +130,7 @@ def fit(
                     history.loss.append(loss)
                     history.seconds += time.perf_counter() - start
                 if stop is not None:  # said by one process, heard by all
-                    signals.waiting = stop
-                    signals.obey()
+                    signals.obey(stop)
                 if score(step) or step % save_every == 0 or step == steps:
                     with signals.held():
                         run.save(history)
@@ -200,9 +199,10 @@ def _unharmed(model: nn.Module, optimizer: torch.optim.Optimizer, batch_size: in
             buffer.copy_(value)
         optimizer.zero_grad()
         if isinstance(error, torch.OutOfMemoryError):
+            less = f"batch_size={batch_size // 2} may fit, or" if batch_size > 1 else "try"
             raise torch.OutOfMemoryError(
-                f"the GPU's memory is too small for batch_size={batch_size}: batch_size={max(1, batch_size // 2)} may "
-                f"fit, or smaller images ({str(error).splitlines()[0]})"
+                f"the GPU's memory is too small for batch_size={batch_size}: {less} smaller images "
+                f"({str(error).splitlines()[0]})"
             ) from error
         raise
 

@@ -44,9 +44,9 @@ class Signals:
         if not self._holding:
             self.obey()
 
-    def obey(self) -> None:
-        """Raises what the waiting signal asks for; does nothing where none waits."""
-        number, self.waiting = self.waiting, None
+    def obey(self, number: int | None = None) -> None:
+        """Raises what a signal asks for: `number`, on which several processes agreed, or the one that waits, if any."""
+        number, self.waiting = number or self.waiting, None
         if number == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         if number == signal.SIGINT:
