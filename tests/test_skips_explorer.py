@@ -13,6 +13,7 @@ from torch import nn
 import segviz.widgets
 from segviz import metrics
 from segviz.data import toytown
+from segviz.draw import PALETTE
 from segviz.models import FCN8s, FCN16s, FCN32s
 from segviz.widgets import SkipsExplorer
 from segviz.widgets.panels import CLEAR, VOID, encode
@@ -247,7 +248,8 @@ def test_the_network_is_not_kept_alive(world):
 def test_what_does_not_fit_is_refused_in_words(world):
     network, images, masks = world
     for arguments, words in (
-        ((nn.Conv2d(3, 10, 1), images, masks), "with contributions"),
+        ((nn.Conv2d(3, 10, 1), images, masks), "with contributions.* got Conv2d"),
+        ((network, [], []), "one or more"),
         ((network, images[0], masks), r"float \(B, 3, H, W\), one or more; got torch.float32 of shape \(3, 32, 32\)"),
         ((network, images[:0], masks[:0]), "one or more"),
         ((network, (255 * images).byte(), masks), "got torch.uint8"),
@@ -255,6 +257,8 @@ def test_what_does_not_fit_is_refused_in_words(world):
         ((network, images, masks.float()), "the masks are whole numbers"),
         ((network, images, masks + 20), "expected 0 to 9 or 255"),
         ((network, images, masks.clamp(max=3), ("a", "b", "c", "d")), "scores 10 classes, but 4 were named"),
+        ((network, images, masks, toytown.CLASSES, PALETTE[:5]), "5 colours for 10 classes"),
+        ((network, images * torch.inf, masks), "NaN or infinities"),
     ):
         with pytest.raises(ValueError, match=words):
             SkipsExplorer(*arguments)

@@ -29,6 +29,7 @@ from segviz.widgets.receptive import ReceptiveExplorer
 from segviz.widgets.scores import ScoresExplorer
 from segviz.widgets.skips import SkipsExplorer
 from segviz.widgets.sliding import SlidingExplorer
+from segviz.widgets.switches import SwitchesExplorer
 from segviz.widgets.upsampling import UpsamplingExplorer
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Slider",
     "SlidingExplorer",
     "State",
+    "SwitchesExplorer",
     "Text",
     "Toggle",
     "Told",
