@@ -63,6 +63,15 @@ def test_a_label_out_of_range_is_named(label, words):
         losses.cross_entropy(logits, labels)
 
 
+@pytest.mark.parametrize(("labels", "void", "extent"), [
+    ([3, 255, 1], 255, (1, 3)), ([3, 1], 255, (1, 3)), ([0, 3, 1], 0, (1, 3)), ([3, 2, 1], 2, (1, 3)), ([], 255, None),
+    ([255, 255], 255, None), ([4, 4, 255], 255, (4, 4)), ([-1, 5, -1], -1, (5, 5)), ([-3, 255], 255, (-3, -3)),
+])
+@pytest.mark.parametrize("kind", [torch.int64, torch.int16])
+def test_the_range_of_labels_leaves_void_out(labels, void, extent, kind):
+    assert losses.label_range(torch.tensor(labels, dtype=kind), void) == extent
+
+
 @pytest.mark.parametrize(("logits", "labels", "weights", "words"), [
     (torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.long), None, r"but got \(2, 1, 4, 4\)"),
     (torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, dtype=torch.long), None, "of the same size"),
