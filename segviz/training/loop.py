@@ -110,10 +110,10 @@ def fit(
                 return False
             here.share_buffers(model)
             scores = evaluate(model, val, batch_size=batch_size, device=here.device, show=show, **loading)
-            best = scores.mean_iou > history.best()
-            history.val.append((step, scores))
-            if best:
-                with signals.held():
+            with signals.held():
+                best = scores.mean_iou > history.best()
+                history.val.append((step, scores))
+                if best:
                     run.save_best(history)
             return True
 
