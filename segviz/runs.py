@@ -45,7 +45,8 @@ def evaluate(run: Path, asked: dict, device: str | None = None) -> Evaluation:
     """Scores the network of a run (a folder) or of a file. asked: those of SETTINGS that the learner gave; the others
     are as the file records them, else Toytown's val split at 96 pixels. Raises ValueError and OSError in words."""
     path = file_of(run)
-    network, config = checkpoint.load(path), checkpoint.read(path).config
+    found = checkpoint.read(path)  # once: a run may put a newer file there meanwhile
+    network, config = checkpoint.load(found), found.config
     recorded = recorded_data(config)
     data = {"name": "toytown", "split": "val", "size": 96} | recorded | asked
     items, classes = data_set(**data)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import hostile
@@ -285,6 +286,24 @@ def test_a_link_stays_a_link_and_the_mode_is_the_usual(tmp_path):
         os.umask(before)
     assert (tmp_path / "last").is_symlink() and checkpoint.read(tmp_path / "large disk" / "file").config == {"step": 2}
     assert (tmp_path / "last").stat().st_mode & 0o777 == 0o640
+
+
+def test_who_reads_while_another_saves_gets_one_file_or_the_other(tmp_path):
+    path, saves = tmp_path / "a", iter(range(200))
+
+    def save_some() -> None:
+        for number in saves:
+            checkpoint.save(path, {"model.a": torch.full((1 + number % 3, 50), number)}, {"number": number})
+
+    checkpoint.save(path, {"model.a": torch.full((1, 50), 0)}, {"number": 0})
+    saving, seen = threading.Thread(target=save_some), set()
+    saving.start()
+    while saving.is_alive():
+        found = checkpoint.read(path)
+        assert (found.tensors["model.a"] == found.config["number"]).all()
+        seen.add(found.config["number"])
+    saving.join()
+    assert len(seen) > 1
 
 
 @POSIX

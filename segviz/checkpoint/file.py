@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 VERSION = 1                 # of the format, as written here
@@ -71,12 +71,11 @@ def read(path: str | os.PathLike) -> Checkpoint:
     checkpoint (a pickle, a folder, a pipe, another program's safetensors) or written by a newer segviz.
     """
     path = Path(path)
-    header = _header_at(path)
+    content = _content(path)  # at once: a run may put another file there meanwhile
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            names = file.keys() if "digest" in metadata else []
-            tensors = _sorted({name: _copy(file.get_tensor(name)) for name in names})
+        tensors = _sorted(load(content))
+        metadata = json.loads(header).get("__metadata__", {})
     except Exception as error:  # whatever a header that somebody made up does to the reader
         raise ValueError(f"{path} is damaged or cut short ({error}): take another copy of it") from None
     _check_format(path, metadata)
@@ -92,8 +91,8 @@ def read(path: str | os.PathLike) -> Checkpoint:
     return Checkpoint(tensors, config)
 
 
-def _header_at(path: Path) -> bytes:
-    """The header as it stands in the file; ValueError where there is none."""
+def _content(path: Path) -> bytes:
+    """The whole file; ValueError where it has no header of sensible length."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -105,7 +104,8 @@ def _header_at(path: Path) -> bytes:
         start, size = file.read(8), os.fstat(file.fileno()).st_size
         length = int.from_bytes(start, "little")
         if 0 < length <= min(size - 8, LARGEST_HEADER):
-            return file.read(length)
+            file.seek(0)
+            return file.read()
     if not size:
         raise ValueError(f"{path} is empty (0 bytes): it was never written, or its copy failed")
     if start.startswith((b"PK\3\4", b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")):
@@ -177,12 +177,6 @@ def _write_whole(path: Path, parts: list) -> None:
         with suppress(OSError):  # it is not there after a success
             temporary.unlink()
     _sync(path.parent)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    """In memory of its own: the reader gives a view of the file, which may change. As bytes, since a copy of a bool
-    turns a damaged True into a sound one."""
-    return tensor.flatten().view(torch.uint8).clone().view(tensor.dtype).reshape(tensor.shape)
 
 
 def _bytes(tensor: Tensor) -> memoryview:

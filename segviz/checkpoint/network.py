@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segviz import models
-from segviz.checkpoint.file import read
+from segviz.checkpoint.file import Checkpoint, read
 
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 QUOTES = reprlib.Repr()  # what a file holds may be long and deep, or play with the terminal
@@ -66,9 +66,10 @@ def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         own[name].copy_(tensor)
 
 
-def load(path: str | os.PathLike) -> nn.Module:
-    """The network of a checkpoint, in eval mode, on the CPU. Raises as `read`, `build` and `fill` do."""
-    found = read(path)
+def load(source: str | os.PathLike | Checkpoint) -> nn.Module:
+    """The network of a checkpoint (a path, or what `read` gave), in eval mode, on the CPU. Raises as `read`, `build`
+    and `fill` do."""
+    found = source if isinstance(source, Checkpoint) else read(source)
     weights = _without_prefix(found.part("model"))
     try:
         with torch.device("meta"):  # without memory: a file may ask for a network that is far larger than itself
@@ -77,7 +78,7 @@ def load(path: str | os.PathLike) -> nn.Module:
         model = build(found.config)
         fill(model, weights)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(str(error) if found is source else f"{source}: {error}") from error
     return model.eval()
 
 
