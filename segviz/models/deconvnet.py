@@ -25,8 +25,8 @@ class DeconvNet(nn.Module):
     unpooling: how maps are doubled on the way up, one of `layers.UNPOOLING` or a tuple of five, coarse to fine. The
     paper's is "switches". No weight depends on it: it may be changed on a trained network.
 
-    The authors start VGG16 from ImageNet and the rest from N(0, 0.01^2); here all starts from He et al. 2015, to train
-    from scratch. As in their models there is no dropout.
+    The transposed convolutions start from N(0, 0.01^2), as the authors'. They start VGG16 from ImageNet; here it starts
+    from He et al. 2015, to train from scratch. As in their models there is no dropout.
 
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W). ValueError for
     anything else, for an unknown unpooling, and for a batch of one in training: on a map of 1x1 batch normalisation
@@ -99,6 +99,6 @@ class DeconvNet(nn.Module):
 
 def _deconv(in_channels: int, out_channels: int, kernel_size: int, padding: int = 0) -> list[nn.Module]:
     conv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size, padding=padding)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # its weight lies the other way round
+    nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)
     return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
