@@ -33,6 +33,14 @@ def called(value) -> str:
     return getattr(value, "__name__", str(value))
 
 
+def stirred(network: nn.Module) -> nn.Module:
+    """The network with other weights: no layer at zero or near it, no upsampling that is bilinear."""
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network
+
+
 # --- one contract for all models
 
 
@@ -51,11 +59,8 @@ def test_logits_have_the_size_of_the_image(model, options, size):
 @pytest.mark.parametrize(("model", "options"), VARIANTS, ids=called)
 def test_logits_are_raw(model, options):
     """Twice the scores, twice the logits: nothing behind the score layers binds them, as a softmax would."""
-    torch.manual_seed(0)
-    network, images = model(3, width=2, **options).eval(), torch.rand(1, 3, 40, 52)
+    network, images = stirred(model(3, width=2, **options)).eval(), torch.rand(1, 3, 40, 52)
     scores = [p for name, p in network.named_parameters() if "score" in name]
-    for parameter in scores:
-        nn.init.normal_(parameter)
     once = network(images)
     with torch.no_grad():
         for parameter in scores:
@@ -87,14 +92,9 @@ def test_images_that_do_not_fit_are_refused_in_words(model, options, images):
 
 @pytest.mark.parametrize(("model", "options"), VARIANTS, ids=called)
 def test_every_parameter_learns(model, options):
-    torch.manual_seed(0)
-    network = model(3, width=4, **options).eval()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network = stirred(model(3, width=4, **options)).eval()
     images, labels = torch.rand(2, 3, 40, 40), torch.randint(0, 3, (2, 40, 40))
-    for _ in range(2):                                # the score layers start at zero: the first step moves only them
-        optimizer.zero_grad()
-        F.cross_entropy(network(images), labels).backward()
-        optimizer.step()
+    F.cross_entropy(network(images), labels).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -132,11 +132,8 @@ def test_maps_lie_on_the_image(model, padding):
     (Hypercolumn, {}, 3),
 ])
 def test_contributions_add_up_to_the_logits(model, options, how_many):
-    torch.manual_seed(0)
-    network = model(3, in_channels=2, width=2, **options).eval()
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.2)           # no score layer at zero, no upsampling that is bilinear
-    images = torch.rand(2, 2, 45, 71)
+    network = stirred(model(3, in_channels=2, width=2, **options)).double().eval()
+    images = torch.rand(2, 2, 45, 71, dtype=torch.float64)
     parts, logits = network.contributions(images), network(images)
     assert [part.shape for part in parts] == [logits.shape] * how_many
     assert min(part.abs().max() for part in parts) > 0
@@ -195,8 +192,7 @@ def test_deconvnet_has_the_authors_maps():
 
 
 def test_deconvnet_sees_images_of_other_sizes_resized():
-    torch.manual_seed(0)
-    network = DeconvNet(3, width=2, size=64).eval()
+    network = stirred(DeconvNet(3, width=2, size=64)).eval()
     images = torch.rand(2, 3, 100, 130)
     small = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
     expected = F.interpolate(network(small), size=(100, 130), mode="bilinear")
@@ -207,8 +203,7 @@ def test_deconvnet_sees_images_of_other_sizes_resized():
 
 def test_each_stage_has_its_own_unpooling():
     """Five modes, coarse to fine: changing one changes the maps from its stage on, and none before."""
-    torch.manual_seed(0)
-    network = DeconvNet(3, width=4, size=64).eval()
+    network = stirred(DeconvNet(3, width=4, size=64)).eval()
     code, switches = network.encode(torch.rand(2, 3, 64, 64))
     paper = network.decode(code, switches)
     for stage in range(5):
@@ -218,8 +213,7 @@ def test_each_stage_has_its_own_unpooling():
 
 
 def test_one_weight_serves_every_unpooling():
-    torch.manual_seed(0)
-    network, images = DeconvNet(3, width=4, size=64).eval(), torch.rand(2, 3, 64, 64)
+    network, images = stirred(DeconvNet(3, width=4, size=64)).eval(), torch.rand(2, 3, 64, 64)
     logits = []
     for network.unpooling in UNPOOLING:
         torch.manual_seed(1)

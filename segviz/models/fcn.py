@@ -44,6 +44,7 @@ class FCN32s(nn.Module):
         twice = [bilinear_upsampling(num_classes, 4, 2) for _ in self.skips]
         last = 32 >> len(self.skips)  # 32, 16 or 8
         self.upsamplings = nn.ModuleList([*twice, bilinear_upsampling(num_classes, 2 * last, last)])
+        self.offsets = self.crops()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.combine(self.score_maps(images), images.shape)
@@ -64,15 +65,14 @@ class FCN32s(nn.Module):
         """Logits of the image's `shape` from the maps of `score_maps`: upsample, add the next finer map, and so on.
         All of it is linear."""
         x, *details = scores
-        *skip_crops, final_crop = self.crops()
         *steps, last = self.upsamplings
-        for detail, upsample, offset in zip(details, steps, skip_crops, strict=True):
+        for detail, upsample, offset in zip(details, steps, self.offsets[:-1], strict=True):
             x = upsample(x)
             if offset >= 0:
                 x = x + _crop(detail, offset, x.shape)  # the reference: the skip is the larger map
             else:
                 x = _crop(x, -offset, detail.shape) + detail  # light padding: the upsampled map is
-        return _crop(last(x), final_crop, shape)
+        return _crop(last(x), self.offsets[-1], shape)
 
     def contributions(self, images: Tensor) -> list[Tensor]:
         """What fc7 and each skip alone say of every pixel, coarse to fine: (B, num_classes, H, W) each.
