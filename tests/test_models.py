@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from segviz import receptive
 from segviz.layers import UNPOOLING, bilinear_kernel, bilinear_upsampling, linear_to_conv, unpool
 from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s, Hypercolumn, hypercolumn, vgg
 
@@ -199,6 +200,14 @@ def test_deconvnet_sees_images_of_other_sizes_resized():
     torch.testing.assert_close(network(images), expected)
     code, switches = network.encode(small)
     torch.testing.assert_close(network(small), network.score(network.decode(code, switches)[-1]))
+
+
+@pytest.mark.parametrize("model", [*FCNS, Hypercolumn, DeconvNet])
+def test_receptive_fields_can_be_followed_through(model):
+    """Of images of DeconvNet's own size, which are not resized; through switches too."""
+    options = {"size": 64} if model is DeconvNet else {}
+    last = receptive.theoretical(model(2, width=1, **options).eval(), 64)[-1]
+    assert last.size > 404 and last.jump == 1         # 404: VGG16's fc6
 
 
 def test_each_stage_has_its_own_unpooling():

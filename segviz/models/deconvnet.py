@@ -74,8 +74,9 @@ class DeconvNet(nn.Module):
                 "DeconvNet cannot train on a batch of one: behind fc6 the map is 1x1, and batch normalisation needs "
                 "more than one value a channel. Take two images or more, or call .eval() first"
             )
-        size, switches = (self.size, self.size), []
-        x = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        x, size, switches = images, (self.size, self.size), []
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
         for stage in self.stages:
             x, places = stage(x)
             switches.append(places)
