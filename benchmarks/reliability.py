@@ -11,7 +11,7 @@ resume     a run (batch norm, dropout, AdamW, augmentation, shuffling) is stoppe
 signals    SIGTERM and SIGINT at random moments of a run: exit status, and the same end after taking it up
 processes  two processes (Gloo) that share each batch against one that has it whole
 
-The same functions as in the test suite, with the full counts: about a quarter of an hour on two cores. Writes
+The same functions as in the test suite, with the full counts: about five minutes on two cores. Writes
 data/results/reliability.json where all parts ran with the full counts, and ends with 1 where a promise was broken.
 """
 
