@@ -97,6 +97,18 @@ def test_evaluate_adds_counts_over_batches_and_leaves_the_mode():
     assert network.training and "boundary" in repr(scores)
 
 
+def test_images_of_any_size_are_scored_whole():
+    generator = torch.Generator().manual_seed(2)
+    sizes = [(20, 24), (16, 24), (20, 24), (20, 24), (24, 16)]
+    data = [(torch.rand(3, *s, generator=generator), torch.randint(0, 2, s, generator=generator)) for s in sizes]
+    together, network = None, small_network()
+    for item in data:
+        alone = training.evaluate(network, [item])
+        together = alone if together is None else together + alone
+    scores = training.evaluate(network, data, batch_size=4)
+    assert torch.equal(scores.counts, together.counts) and torch.equal(scores.boundary, together.boundary)
+
+
 def test_predict_is_the_argmax_of_one_image():
     network, image = FCN8s(4, width=2, padding=1), torch.rand(3, 40, 36)
     label_map = training.predict(network, image)

@@ -71,6 +71,12 @@ def test_padding_is_void_and_filled():
     assert (grown[:, labels == 255] == 0.25).all() and torch.equal(grown[:, :10, :12], image)
 
 
+def test_padding_in_the_mean_colour():
+    image, mask = torch.rand(3, 10, 12), torch.ones(10, 12, dtype=torch.long)
+    grown, _ = Augment(crop=16, flip=0, fill=(0.1, 0.2, 0.3))(image, mask, chance())
+    assert torch.equal(grown[:, 15, 0], torch.tensor([0.1, 0.2, 0.3])) and grown.shape == (3, 16, 16)
+
+
 def test_every_place_is_cut_out_at_times():
     image, mask = torch.arange(4.0).view(1, 1, 4), torch.arange(4).view(1, 4)
     seen = {tuple(Augment(crop=(1, 2), flip=0)(image, mask, chance(i))[1][0].tolist()) for i in range(60)}

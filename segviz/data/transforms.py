@@ -18,7 +18,7 @@ class Augment:
     same grid of pixel centres.
     flip: the chance of a mirror image, left for right.
     crop: size (or height, width) of the result, cut out anywhere; default: the image's own size. What is too small
-    is padded at the right and the bottom: the image with `fill`, the mask with `void`.
+    is padded at the right and the bottom: the image with `fill` (a number, or one a channel), the mask with `void`.
 
     image: float (C, H, W) in [0, 1]; mask: integer (H, W); their results: (C, *crop) and (*crop), of the same types.
     What is drawn comes from `generator` alone. Raises ValueError in words for settings that cannot be and for an image
@@ -30,7 +30,7 @@ class Augment:
     flip: float = 0.5
     brightness: float = 0.0
     contrast: float = 0.0
-    fill: float = 0.0
+    fill: float | tuple[float, ...] = 0.0
     void: int = 255
 
     def __post_init__(self):
@@ -67,8 +67,11 @@ class Augment:
 
     def _cut(self, image: Tensor, mask: Tensor, size, place) -> tuple[Tensor, Tensor]:
         missing = [max(0, wanted - has) for wanted, has in zip(size, mask.shape, strict=True)]
-        padding = (0, missing[1], 0, missing[0])
-        image, mask = F.pad(image, padding, value=self.fill), F.pad(mask, padding, value=self.void)
+        if any(missing):
+            mask = F.pad(mask, (0, missing[1], 0, missing[0]), value=self.void)
+            filled = image.new_tensor(self.fill).reshape(-1, 1, 1).expand(image.shape[0], *mask.shape).clone()
+            filled[:, : image.shape[1], : image.shape[2]] = image
+            image = filled
         top, left = (int(p * (has - wanted + 1)) for p, has, wanted in zip(place, mask.shape, size, strict=True))
         window = (..., slice(top, top + size[0]), slice(left, left + size[1]))
         return image[window].contiguous(), mask[window].contiguous()

@@ -68,21 +68,23 @@ def training_batches(
 ) -> Iterator[Batch]:
     """The batches of `steps`, one each; `part` of each, where several processes share it."""
     places = (shuffled(len(train), batch_size, seed, step)[part] for step in steps)
-    return _load(Examples(train, augment, seed), places, ignore_index, workers, pin)
+    return _load(Examples(train, augment, seed), places, Collate(ignore_index), workers, pin)
 
 
-def scoring_batches(data, batch_size: int, indices: range, *, ignore_index=255, workers=0, pin) -> Iterator[Batch]:
-    """Items `indices` in order, in batches; the last one may be short."""
+def scoring_batches(
+    data, batch_size: int, indices: range, *, ignore_index=255, workers=0, pin
+) -> Iterator[list[Batch]]:
+    """Items `indices` in order, so many at a time, as batches of one size each: scores are those of whole images."""
     places = (list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size))
-    return _load(Examples(data), places, ignore_index, workers, pin)
+    return _load(Examples(data), places, CollateBySize(ignore_index), workers, pin)
 
 
-def _load(examples: Examples, places, ignore_index: int, workers: int, pin: bool) -> Iterator[Batch]:
+def _load(examples: Examples, places, collate, workers: int, pin: bool) -> Iterator:
     """Batches in the order of `places`, made by `workers` processes beside this one, or by this one (0)."""
     if workers and torch.multiprocessing.get_start_method() != "fork":
         _check_importable(examples.data)
     return iter(DataLoader(
-        examples, batch_sampler=places, num_workers=workers, pin_memory=pin, collate_fn=Collate(ignore_index),
+        examples, batch_sampler=places, num_workers=workers, pin_memory=pin, collate_fn=collate,
         worker_init_fn=_apart, generator=torch.Generator(),
     ))  # fmt: skip
 
@@ -121,6 +123,20 @@ class Collate:
             )
         labels = labels.long()
         return Batch(images, labels, list(indices), losses.label_range(labels, self.ignore_index))
+
+
+class CollateBySize:
+    """Items made into as many batches as there are sizes among them."""
+
+    def __init__(self, ignore_index: int):
+        self.collate = Collate(ignore_index)
+
+    def __call__(self, items) -> list[Batch]:
+        groups: dict[tuple, list] = {}
+        for image, label, index in items:
+            image, label = torch.as_tensor(image), torch.as_tensor(label)
+            groups.setdefault((image.shape, label.shape), []).append((image, label, index))
+        return [self.collate(group) for group in groups.values()]
 
 
 def _stacked(what: str, parts) -> Tensor:

@@ -46,14 +46,14 @@ def fit(
 ) -> History:
     """Trains `model` in place by a poly schedule (power 0.9), showing how it goes; returns its history.
 
-    train, val: datasets of (image (C, H, W) float, label), all images of one size; label: whole numbers (H, W), or ()
-    for a classifier, `ignore_index` where it is void.
+    train, val: datasets of (image (C, H, W) float, label), all images of `train` of one size, as `augment` leaves them;
+    label: whole numbers (H, W), or () for a classifier, `ignore_index` where it is void.
     steps: batches to train on; the data are shuffled anew each epoch. A last, short batch is left out unless it is the
     only one. optimizer: "adamw", or "sgd" with `momentum`. class_weights: (C,), see `losses.class_weights`.
     augment: `augment(image, label, generator) -> (image, label)`, see `data.transforms.Augment`.
     seed: of all chance in it. A step's is drawn from (seed, step), an item's from (seed, epoch, index); torch's
     generators are afterwards as they were (but that of MPS).
-    device: default CUDA, then MPS, then CPU. On CUDA: bfloat16 autocast, channels_last, a fused optimizer.
+    device: default CUDA, then MPS, then CPU. On CUDA: bfloat16 autocast, channels_last.
     compile: run the network through torch.compile. workers: processes that load the data.
     val_every: steps between two scores of `val`; default: it is scored at the end alone.
     watch: an image (C, H, W) whose predicted label map is shown, and kept in `history.pictures`, as it sharpens.
@@ -93,7 +93,7 @@ def fit(
     generators = torch.random.fork_rng([here.device] if cuda else [])  # afterwards they are as they were
     with Signals(patient=here.world > 1) as signals, saving.claimed(folder, writes=first), generators:
         model.to(here.device, memory_format=torch.channels_last if cuda else torch.preserve_format).train()
-        rule = _optimizer(model, optimizer, lr, weight_decay, momentum, fused=cuda or None)
+        rule = _optimizer(model, optimizer, lr, weight_decay, momentum, fused=here.device.type in ("cpu", "cuda") or None)
         run = saving.Run(folder, model, rule, settings, notes, writes=first)
         history = run.begin(resume)
         done, network = len(history.loss), here.together(model)

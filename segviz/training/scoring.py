@@ -70,8 +70,9 @@ def evaluate(
     workers: int = 0,
     show: bool | None = None,
 ) -> Scores:
-    """Scores over a whole data set, from one confusion matrix. `data` as in `fit`; the mode of `model` is kept.
+    """Scores over a whole data set, from one confusion matrix; the mode of `model` is kept.
 
+    data: as in `fit`, but images may differ in size: those of one size are run together, at most `batch_size`.
     classes: names for the classes, one each. workers: processes that load the data. show: a bar where it takes longer
     than 2 s; default: yes. Under `torchrun` each process scores its share; all of them return the scores of the whole.
     Raises ValueError for data that cannot be scored, and for names that are not one a class.
@@ -86,11 +87,12 @@ def evaluate(
     hidden, scores = show is False or here.rank > 0, None
     model.to(here.device).eval()
     try:
-        for batch in tqdm(batches, "scoring", -(-len(indices) // batch_size), delay=2, leave=False, disable=hidden):
-            with processes.autocast(here.device):
-                logits = model(batch.images.to(here.device, non_blocking=pin))
-            part = _score(logits, batch, ignore_index, classes)
-            scores = part if scores is None else scores + part
+        for parts in tqdm(batches, "scoring", -(-len(indices) // batch_size), delay=2, leave=False, disable=hidden):
+            for batch in parts:
+                with processes.autocast(here.device):
+                    logits = model(batch.images.to(here.device, non_blocking=pin))
+                part = _score(logits, batch, ignore_index, classes)
+                scores = part if scores is None else scores + part
     finally:
         model.train(was_training)
     first, *others = [part for part in here.gathered(scores) if part is not None]
