@@ -83,6 +83,20 @@ SlidingExplorer(classifier, place, ("car", "boat", "ground"), 32, 8, largest=96)
     "receptive": ("ReceptiveExplorer(toytown.scene(0, 224).image)", "Unit"),
     "upsampling": ("UpsamplingExplorer()", "Output cell"),
     "checkerboard": ("CheckerboardExplorer(toytown.scene(0).image.mean(0))", "Output cell"),
+    "skips": ("""
+from segviz.models import FCN8s
+torch.manual_seed(0)
+scenes = [toytown.scene(number, 64) for number in range(24)]
+network = FCN8s(10, width=8, padding=1)               # not trained: scores by chance, for they begin at zero
+for score in (network.score, *network.skip_scores):
+    torch.nn.init.normal_(score.weight)
+SkipsExplorer(network, [scene.image for scene in scenes], [scene.mask for scene in scenes])""", "Pixel"),
+    "switches": ("""
+from segviz.models import DeconvNet
+torch.manual_seed(0)
+scenes = [toytown.scene(number, 64) for number in range(24)]
+SwitchesExplorer(DeconvNet(10, width=8, size=64), [scene.image for scene in scenes], [scene.mask for scene in scenes])
+""", ""),
 }
 
 # In the page: one event at a time, each timed to the change that it causes.

@@ -460,7 +460,7 @@ def follows(strength, spare, other):
     panels = [Panel("Side", [chain], wide=True), Panel("Map", [HeatMap(np.zeros((6, 6))), Marker("unit")]),
               Panel("Field", [Outer(tent, strength * tent, "unit", 0.1, 3.0), Where("unit", "row", boxes),
                               Outer(tent > 0.3, tent > 0.3, "unit", clear=1),
-                              Marker("unit", rows=[(u, u + 2) for u in range(6)])]),
+                              Marker("unit", rows=[(u, u + 2) for u in range(6)], margin=1)]),
               Panel("Maps", [HeatMap(maps, at="unit"), HeatMap(maps, at="unit", which=([0, 0, 2], [1, 0]))])]
     return State(panels, f"Strength {strength}.", pointed={"unit": words}, tabs={"2": f"second {strength}"},
                  hidden=("spare", "other") if strength == 3 else (),

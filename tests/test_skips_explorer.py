@@ -15,7 +15,7 @@ from segviz import metrics
 from segviz.data import toytown
 from segviz.draw import PALETTE
 from segviz.models import FCN8s, FCN16s, FCN32s
-from segviz.widgets import SkipsExplorer
+from segviz.widgets import SkipsExplorer, engine
 from segviz.widgets.panels import CLEAR, VOID, encode
 from segviz.widgets.skips import EVERY, WRONG, decided, labels
 
@@ -41,6 +41,13 @@ class Sources(nn.Module):
 
     def forward(self, images):
         return sum(self.contributions(images))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The networks are tiny: waking other threads for them takes longer than their work."""
+    with engine.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

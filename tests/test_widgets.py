@@ -557,6 +557,7 @@ def test_layers_that_follow_a_point_hold_what_is_to_be_seen_at_each_place():
     veil = Outer([[0, 1, 1]], [[1, 0, 1, 0]], "unit", clear=1).here(0, 0).data
     assert ((veil == panels.CLEAR) == [[0, 0, 0, 0], [1, 0, 1, 0], [1, 0, 1, 0]]).all()
     assert Marker("unit", rows=[(0, 3), (2, 5)]).here(1, 4).boxes == [(4, 2, 5, 5)]
+    assert Marker("unit", margin=1).here(1, 4).boxes == [(3, 0, 6, 3)]
     assert rows.here(0, 5).boxes and [type(layer) for layer in rows.here(1, 5)] == [Lines, Marker]
     assert columns.here(1, 2).boxes == [(0, 0, 1, 1)] and cells.here(1, 2).items == [(1, 1, "1 2")]
     assert marker.here(1, 2).boxes == [(2, 1, 3, 2)]

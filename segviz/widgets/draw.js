@@ -214,7 +214,8 @@ const HERE = {
   Marker(layer, row, column) {
     const [top, bottom] = layer.rows ? last(layer.rows, row) : [row, row + 1];
     const [left, right] = layer.columns ? last(layer.columns, column) : [column, column + 1];
-    return { ...layer, kind: "Rects", at: "", boxes: [[left, top, right, bottom]] };
+    const by = layer.margin;
+    return { ...layer, kind: "Rects", at: "", boxes: [[left - by, top - by, right + by, bottom + by]] };
   },
   Bars(layer, row, column, buffers) {
     const parts = toldAt(layer.told, row, column, buffers);

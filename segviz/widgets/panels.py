@@ -221,6 +221,7 @@ class Marker:
     """The box of the unit (i, j) that a local point stands on.
 
     Where a unit of the panel is not one of the point's: rows[i] = (top, bottom), columns[j] = (left, right).
+    margin: how far the box stands off on each side, so that a small unit is seen inside it.
     """
 
     at: str
@@ -228,11 +229,13 @@ class Marker:
     width: float = 2.0
     rows: list | None = None
     columns: list | None = None
+    margin: float = 0.0
 
     def here(self, row: int, column: int) -> Rects:
         top, bottom = _of(self.rows, row) if self.rows else (row, row + 1)
         left, right = _of(self.columns, column) if self.columns else (column, column + 1)
-        return Rects([(left, top, right, bottom)], self.colour, self.width)
+        by = self.margin
+        return Rects([(left - by, top - by, right + by, bottom + by)], self.colour, self.width)
 
 
 @dataclass

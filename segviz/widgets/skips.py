@@ -44,6 +44,7 @@ class SkipsExplorer(Explorer):
         self._whole_scores = [self.scenes.scored(mask, at) for at, mask in enumerate(self.whole)]
         self._whole_counts = self._counts(self.whole)
         self.alone = [labels(part) for part in self.parts]                             # S times (B, H, W)
+        self._alone_scores = [[self.scenes.scored(mask, at) for at, mask in enumerate(each)] for each in self.alone]
         # The bars' scale, the same in all states: one lead in a hundred is longer.
         leads = torch.stack([decided(self.parts[:, at], whole)[1].amax(0) for at, whole in enumerate(self.whole)])
         self.most = float(leads.flatten().quantile(0.99)) or 1.0
@@ -78,7 +79,7 @@ class SkipsExplorer(Explorer):
         predictions = labels(self._sums(weights))
         winner = predictions[scene].long()
         runner, shares, source = decided(self.parts[:, scene] * weights[:, None, None, None], winner)
-        found, marked = self.scenes.scored(winner, scene), _around("pixel", *winner.shape)
+        found, marked = self.scenes.scored(winner, scene), Marker("pixel", margin=1)
         told, palette = self._told(scene, winner, runner, shares), self.scenes.palette
         panels = [
             Panel(f"Scene {scene}: point here", [Image(self.scenes.images[scene]), marked]),
@@ -130,10 +131,9 @@ class SkipsExplorer(Explorer):
                      "What each source adds to the winner's lead.")
 
     def _one_alone(self, scene, at, weights, marked) -> Panel:
-        mask = self.alone[at][scene]
-        layer = LabelMap(mask, self.scenes.palette, opacity=1.0 if weights[at] else 0.35)
-        score = metrics.mean_iou(metrics.confusion_matrix(mask, self.scenes.masks[scene], len(self.scenes.classes)))
-        return Panel(f"{self.sources[at]} alone", [layer, marked], f"Stride {self.strides[at]}. Mean IoU {score:.3f}.")
+        layer = LabelMap(self.alone[at][scene], self.scenes.palette, opacity=1.0 if weights[at] else 0.35)
+        return Panel(f"{self.sources[at]} alone", [layer, marked],
+                     f"Stride {self.strides[at]}. Mean IoU {self._alone_scores[at][scene].mean_iou:.3f}.")
 
     def _scores(self, scene, found, predictions) -> list[Panel]:
         """The two panels of scores; those of the network, with all weights 1, as ticks."""
@@ -201,11 +201,6 @@ def _contributions(network, scenes) -> Tensor:
     if not parts.isfinite().all():
         raise ValueError("the network's scores hold NaN or infinities: was it trained with too high a learning rate?")
     return parts
-
-
-def _around(at: str, height: int, width: int) -> Marker:
-    """A box one pixel wider than the pixel, so that it can be seen."""
-    return Marker(at, rows=[(i - 1, i + 2) for i in range(height)], columns=[(j - 1, j + 2) for j in range(width)])
 
 
 def _palette() -> Tensor:
