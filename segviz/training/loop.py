@@ -93,7 +93,7 @@ def fit(
     generators = torch.random.fork_rng([here.device] if cuda else [])  # afterwards they are as they were
     with Signals(patient=here.world > 1) as signals, saving.claimed(folder, writes=first), generators:
         model.to(here.device, memory_format=torch.channels_last if cuda else torch.preserve_format).train()
-        rule = _optimizer(model, optimizer, lr, weight_decay, momentum, fused=here.device.type in ("cpu", "cuda") or None)
+        rule = _optimizer(model, optimizer, lr, weight_decay, momentum, here.device)
         run = saving.Run(folder, model, rule, settings, notes, writes=first)
         history = run.begin(resume)
         done, network = len(history.loss), here.together(model)
@@ -216,8 +216,9 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float, momentum: float, fused: bool | None):
-    options = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
+def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float, momentum: float, device: torch.device):
+    fused = device.type in ("cpu", "cuda")  # on one core 5 ms instead of 42 for AdamW and 8.5 million weights
+    options = {"lr": lr, "weight_decay": weight_decay, "fused": fused or None}
     if name == "adamw":
         return torch.optim.AdamW(model.parameters(), **options)
     if name == "sgd":
