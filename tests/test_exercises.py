@@ -16,7 +16,7 @@ from torch import nn
 import segviz.exercises
 import segviz.layers
 import segviz.metrics
-from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_03, lesson_04, lesson_05
+from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_07
 from segviz.exercises.progress import Progress
 from segviz.layers import linear_to_conv
 
@@ -236,6 +236,47 @@ def _tent_by_interpolation(stride):
     return np.interp(range(size), [middle - stride, middle, middle + stride], [0, 1, 0])
 
 
+def _unpooled_by_torch(values, switches, height, width):
+    window = height // values.shape[0], width // values.shape[1]
+    return F.max_unpool2d(values[None, None], switches[None, None], window, output_size=(height, width))[0, 0]
+
+
+def _unpooled_by_asking(values, switches, height, width):
+    stood = dict(zip(switches.flatten().tolist(), values.flatten().tolist(), strict=True))
+    return [[stood.get(row * width + column, 0) for column in range(width)] for row in range(height)]
+
+
+def _read_off_stamps(weight):
+    """Each input channel's stamp, turned, is what the convolution multiplies that channel with."""
+    return torch.stack([F.conv_transpose2d(one[None, :, None, None], weight)[0].rot90(2, (1, 2)) for one in torch.eye(len(weight))], 1)
+
+
+def _turned_by_loops(weight):
+    inputs, outputs, k, _ = weight.shape
+    return [[[[weight[c, d, k - 1 - i, k - 1 - j].item() for j in range(k)] for i in range(k)] for c in range(inputs)]
+            for d in range(outputs)]
+
+
+def _pasted_by_pixels(scores, boxes, height, width):
+    def best(c, y, x):
+        return max([0.0, *(float(maps[c, y - y0, x - x0]) for maps, (x0, y0, x1, y1) in zip(scores, boxes, strict=True)
+                           if y0 <= y < y1 and x0 <= x < x1)])
+
+    return np.array([[[best(c, y, x) for x in range(width)] for y in range(height)] for c in range(3)])
+
+
+def _pasted_by_padding(scores, boxes, height, width):
+    layers_ = [F.pad(maps, (x0, width - x1, y0, height - y1)) for maps, (x0, y0, x1, y1) in zip(scores, boxes, strict=True)]
+    return torch.stack([torch.zeros(3, height, width), *layers_]).max(0).values
+
+
+def _pasted_in_place(scores, boxes, height, width):
+    out = np.zeros((3, height, width))
+    for s, b in zip(scores, boxes, strict=True):
+        np.maximum(view := out[:, b[1]:b[3], b[0]:b[2]], s.numpy(), out=view)
+    return out
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -278,6 +319,14 @@ RIGHT = {
                            lambda v, s: np.array([[v.numpy()[r::s, c::s].mean() for c in range(s)] for r in range(s)]),
                            lambda v, s: F.pixel_unshuffle(v[None], s).mean((1, 2)).view(s, s)],
     lesson_05.resize_convolution: [_blocks_first, _module_resize, _same_padding],
+    lesson_07.unpool: [_unpooled_by_torch, _unpooled_by_asking, lambda v, s, h, w: torch.zeros(h * w).scatter(0, s.flatten(), v.flatten()).view(h, w),
+                       lambda v, s, h, w: np.bincount(s.flatten(), v.flatten(), minlength=h * w).reshape(h, w),
+                       lambda v, s, h, w: torch.zeros(h, w).index_put((s // w, s % w), v)],
+    lesson_07.as_convolution: [_read_off_stamps, _turned_by_loops, lambda w: np.ascontiguousarray(w.numpy()[:, :, ::-1, ::-1].swapaxes(0, 1)),
+                               lambda w: torch.einsum("cdij->dcij", w).rot90(2, (-2, -1))],
+    lesson_07.storage: [lambda c, h, w: (c * h * w // 16, c * h * w << 2), lambda c, h, w: torch.zeros(c, h, w).nbytes / np.array([64, 1]),
+                        lambda c, h, w: [math.log2(4) / 8 * c * (h // 2) * (w // 2), float(c * h * w * torch.float32.itemsize)]],
+    lesson_07.pasted: [_pasted_by_pixels, _pasted_by_padding, _pasted_in_place],
 }
 
 
