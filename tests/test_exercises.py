@@ -5,6 +5,7 @@ import itertools
 import math
 import pkgutil
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from torch import nn
 
 import segviz.exercises
 import segviz.layers
+import segviz.losses
 import segviz.metrics
-from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_07
+from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_06, lesson_07
 from segviz.exercises.progress import Progress
-from segviz.layers import linear_to_conv
+from segviz.layers import bilinear_kernel, linear_to_conv
 
 LESSONS = [importlib.import_module(f"segviz.exercises.{m.name}") for m in pkgutil.iter_modules(segviz.exercises.__path__)
            if m.name.startswith("lesson_")]
@@ -277,6 +279,62 @@ def _pasted_in_place(scores, boxes, height, width):
     return out
 
 
+def _weights_loop(counts):
+    frequency = []
+    for c in range(counts.shape[1]):
+        images = [row for row in counts.tolist() if row[c]]
+        frequency.append(sum(row[c] for row in images) / sum(map(sum, images)))
+    middle = sorted(frequency)[len(frequency) // 2]
+    return [middle / one for one in frequency]
+
+
+def _weights_numpy(counts):
+    c = counts.numpy().astype(float)
+    frequency = c.sum(0) / ((c > 0) * c.sum(1)[:, None]).sum(0)
+    return np.median(frequency) / frequency
+
+
+def _fused_by_transposed_convolution(coarse, fine):
+    channels = coarse.shape[1]
+    up = bilinear_kernel(4).expand(channels, 1, 4, 4)
+    large = F.conv_transpose2d(F.pad(coarse, (1, 1, 1, 1), mode="replicate"), up, stride=2, groups=channels)
+    return large[..., 3:-3, 3:-3] + fine
+
+
+def _fused_in_place(coarse, fine):
+    fine += F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
+    return fine
+
+
+def _offset_backwards(padding, poolings, fc6, kernel):
+    size, jump, start = 3, 1, 1 - padding                 # lesson 3: the centre of the first unit's field
+    for _ in range(poolings):
+        start += jump / 2
+        jump *= 2
+    start += jump * (fc6 - 1) / 2
+    return (kernel - 1) / 2 - start
+
+
+def _offset_in_fractions(padding, poolings, fc6, kernel):
+    place = Fraction(padding - 1)
+    for _ in range(poolings):
+        place = place / 2 - Fraction(1, 4)
+    return (place - Fraction(fc6 - 1, 2)) * 2**poolings + Fraction(kernel - 1, 2)
+
+
+def _columns_one_by_one(maps, height, width):
+    channels = [F.interpolate(x[:, c:c + 1], (height, width), mode="bilinear") for x in maps for c in range(x.shape[1])]
+    return torch.hstack(channels)
+
+
+def _columns_written_in(maps, height, width):
+    out, at = torch.empty(len(maps[0]), sum(x.shape[1] for x in maps), height, width), 0
+    for x in maps:
+        out[:, at:at + x.shape[1]] = F.interpolate(x, size=(height, width), mode="bilinear")
+        at += x.shape[1]
+    return out.numpy()
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -327,6 +385,15 @@ RIGHT = {
     lesson_07.storage: [lambda c, h, w: (c * h * w // 16, c * h * w << 2), lambda c, h, w: torch.zeros(c, h, w).nbytes / np.array([64, 1]),
                         lambda c, h, w: [math.log2(4) / 8 * c * (h // 2) * (w // 2), float(c * h * w * torch.float32.itemsize)]],
     lesson_07.pasted: [_pasted_by_pixels, _pasted_by_padding, _pasted_in_place],
+    lesson_06.class_weights: [_weights_loop, _weights_numpy, lambda c: segviz.losses.class_weights(c),
+                              lambda c: (f := (c.double().sum(0) / ((c > 0).double() * c.sum(1, keepdim=True)).sum(0))).quantile(0.5) / f],
+    lesson_06.fuse: [_fused_by_transposed_convolution, _fused_in_place, lambda c, f: nn.UpsamplingBilinear2d(scale_factor=2)(c) * 0 +
+                     nn.Upsample(scale_factor=2, mode="bilinear")(c) + f,
+                     lambda c, f: torch.stack([F.interpolate(c, f.shape[2:], mode="bilinear"), f]).sum(0).numpy()],
+    lesson_06.crop_offset: [_offset_backwards, _offset_in_fractions,
+                            lambda p, n, f, k: int((p - 1) - (2**n - 1) / 2 - 2**n * (f - 1) / 2 + (k - 1) / 2)],
+    lesson_06.hypercolumns: [_columns_one_by_one, _columns_written_in,
+                             lambda m, h, w: torch.cat([nn.Upsample((h, w), mode="bilinear")(x) for x in m], 1).double()],
 }
 
 
