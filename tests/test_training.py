@@ -251,6 +251,14 @@ def test_bad_input_is_refused_in_words(arguments, words):
         training.fit(small_network(), **{"train": halves(), "steps": 2, "show": False} | arguments)
 
 
+def test_bad_items_are_numbered():
+    for data, words in [([(x, torch.where(y > 0, 7, y)) for x, y in halves(2)], "labels hold 7"),
+                        ([(x, y[: 30 + i]) for i, (x, y) in enumerate(halves(2))], "one size")]:  # fmt: skip
+        with pytest.raises(ValueError, match=words) as found:
+            training.fit(small_network(), data, steps=1, batch_size=2, show=False)
+        assert sorted(found.value.__notes__[0][-6:]) == sorted("[0, 1]")
+
+
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
 def test_labels_of_any_whole_number_train(kind):
     data = [(image, label.to(kind)) for image, label in halves()]

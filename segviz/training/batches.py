@@ -112,15 +112,12 @@ class Collate:
 
     def __call__(self, items) -> Batch:
         images, labels, indices = zip(*items, strict=True)
-        images, labels = _stacked("images", images), _stacked("labels", labels)
-        if not images.is_floating_point():
-            raise ValueError(f"images are float in [0, 1], but got {images.dtype}: for uint8, image.float() / 255")
-        if labels.is_floating_point():
-            raise ValueError(f"labels are whole numbers, but got {labels.dtype}: use .long()")
-        if labels.dim() not in (1, 3):
-            raise ValueError(
-                f"a label is a map (H, W), or one number for a classifier, but got {tuple(labels.shape[1:])}"
-            )
+        try:
+            images, labels = _stacked("images", images), _stacked("labels", labels)
+            _check_kinds(images, labels)
+        except ValueError as error:
+            error.add_note(f"in the batch of the items {list(indices)}")
+            raise
         labels = labels.long()
         return Batch(images, labels, list(indices), losses.label_range(labels, self.ignore_index))
 
@@ -137,6 +134,15 @@ class CollateBySize:
             image, label = torch.as_tensor(image), torch.as_tensor(label)
             groups.setdefault((image.shape, label.shape), []).append((image, label, index))
         return [self.collate(group) for group in groups.values()]
+
+
+def _check_kinds(images: Tensor, labels: Tensor) -> None:
+    if not images.is_floating_point():
+        raise ValueError(f"images are float in [0, 1], but got {images.dtype}: for uint8, image.float() / 255")
+    if labels.is_floating_point():
+        raise ValueError(f"labels are whole numbers, but got {labels.dtype}: use .long()")
+    if labels.dim() not in (1, 3):
+        raise ValueError(f"a label is a map (H, W), or one number for a classifier, but got {tuple(labels.shape[1:])}")
 
 
 def _stacked(what: str, parts) -> Tensor:

@@ -123,7 +123,7 @@ def fit(
             for step in todo:
                 start = time.perf_counter()
                 batch = next(batches)
-                with signals.held(), _unharmed(model, rule, batch_size):
+                with signals.held(), _unharmed(model, rule, batch_size, batch.indices):
                     _seed(mixed(seed, step, here.rank), here.device)
                     rate = lr * (1 - (step - 1) / steps) ** 0.9
                     loss, stop = _step(network, rule, rate, batch, step, here, signals, ignore_index, class_weights)
@@ -189,7 +189,7 @@ def _step(network, optimizer, rate, batch: Batch, step: int, here, signals, igno
 
 
 @contextmanager
-def _unharmed(model: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int):
+def _unharmed(model: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int, items: list[int]):
     """A step that fails leaves the network as it was: the forward pass has moved running statistics by then."""
     before = [buffer.clone() for buffer in model.buffers()]
     try:
@@ -204,6 +204,8 @@ def _unharmed(model: nn.Module, optimizer: torch.optim.Optimizer, batch_size: in
                 f"the GPU's memory is too small for batch_size={batch_size}: {less} smaller images "
                 f"({str(error).splitlines()[0]})"
             ) from error
+        if isinstance(error, ValueError):
+            error.add_note(f"in the batch of the items {items}")
         raise
 
 
