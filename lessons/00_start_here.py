@@ -231,7 +231,7 @@ exercises.class_shares.check(class_shares)
 # | 3 | **Receptive fields** | how far does an answer look? | ready |
 # | 4 | **Making maps larger** | how does a small map become a picture again? | ready |
 # | 5 | **Checkerboards** | why do learned pictures have a grain? | ready |
-# | 6 | FCN and skips | what do early layers know that late ones have forgotten? | to come |
+# | 6 | **FCN and skips** | what do early layers know that late ones have forgotten? | ready |
 # | 7 | Deconvolution networks | can pooling be undone? | to come |
 # | 8 | U-Net | how does detail come back? | to come |
 # | 9 | PSPNet | what if the evidence is far away? | to come |

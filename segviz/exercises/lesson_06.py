@@ -89,7 +89,8 @@ def _counts(images, classes, seed):
     advice="One class at a time: take the images where its count is not 0, and divide its pixels by all of theirs.",
 )
 def class_weights(counts):
-    """counts (N, C), pixels of each class in each image -> weights (C,). Every class is in some image."""
+    """counts (N, C), pixels of each class in each image -> weights (C,). Every class is in some image, and C is odd,
+    so that one class is in the middle."""
     pixels = torch.where(counts > 0, counts.sum(1, keepdim=True), 0).sum(0)     # of the images that hold the class
     frequency = counts.sum(0) / pixels
     return frequency.median() / frequency
