@@ -29,10 +29,10 @@ FOLDER, RUNS = ROOT / "data" / "checkpoints", ROOT / "build" / "checkpoints"
 SIZE, CLASSES = 96, 10
 DATA = {"name": "toytown", "split": "test", "size": SIZE, "length": 200, "seed": 0}
 NETWORKS = {  # name: (how to build it, how to train it)
-    "fcn8s": (lambda: models.FCN8s(CLASSES, width=8, padding=1), {"steps": 6000, "batch_size": 16, "lr": 2e-3}),
-    "deconvnet": (lambda: models.DeconvNet(CLASSES, width=8, size=SIZE), {"steps": 3000, "batch_size": 32, "lr": 2e-3}),
+    "fcn8s": (lambda: models.FCN8s(CLASSES, width=8, padding=1), {"steps": 2500, "batch_size": 12, "lr": 3e-3}),
+    "deconvnet": (lambda: models.DeconvNet(CLASSES, width=8, size=SIZE), {"steps": 2000, "batch_size": 16, "lr": 5e-3}),
 }
-SCENES = 4000  # to train on
+SCENES = 2000  # to train on
 FLIP = Augment(flip=0.5)
 
 

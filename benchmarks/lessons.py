@@ -33,10 +33,12 @@ SHOWN = {                     # words that mark a cell of a lesson -> the pictur
     "01": {"draw.instances(": "five_questions.png"},
     "02": {'("the scene", "car?"': "everywhere.png"},
     "03": {'ylabel="share right"': "evidence_out_of_reach.png"},
+    "06": {"nets = {": "fcn_skips.png"},
 }
 EXPLORERS = {
     "01": "scores_explorer.png", "02": "sliding_explorer.png", "03": "receptive_explorer.png",
     "04": "upsampling_explorer.png", "05": "checkerboard_explorer.png",
+    "06": "skips_explorer.png", "07": "switches_explorer.png",
 }
 
 

@@ -238,7 +238,7 @@ with torch.no_grad():
     coarse, fine = after.score_maps(images)
     same = (after(images).argmax(1) == before(images).argmax(1)).float().mean().item()
     assert torch.equal(coarse, before.score_maps(images)[0])
-assert fine.abs().max() == 0 and same > 0.9
+assert fine.abs().max() == 0 and same > 0.8
 f"{same:.1%} of the pixels have the same label"
 
 # %% [markdown]
