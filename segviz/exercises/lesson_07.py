@@ -250,7 +250,7 @@ def _proposals() -> list[tuple]:
         (8, 7, [(0, 1, 4, 5), (2, 2, 6, 6)]),
         (9, 9, [(3, 0, 9, 6), (1, 2, 4, 5), (2, 3, 7, 8)]),
         (5, 7, [(0, 0, 5, 5), (1, 2, 4, 5)]),
-        (4, 6, []),
+        (5, 6, [(1, 0, 4, 3), (0, 1, 4, 5)]),
     )
     return [
         ([torch.randn(3, y1 - y0, x1 - x0, generator=generator) for x0, y0, x1, y1 in boxes], boxes, height, width)
@@ -259,7 +259,7 @@ def _proposals() -> list[tuple]:
 
 
 def _canvas(scores, height, width, value=0.0):
-    return torch.full((scores[0].shape[0] if scores else 3, height, width), value)
+    return torch.full((len(scores[0]), height, width), value)
 
 
 def _last_wins(scores, boxes, height, width):
@@ -339,9 +339,9 @@ def _softmax_first(scores, boxes, height, width):
     advice="Begin with zeros, and keep the larger number wherever a box lies.",
 )
 def pasted(scores, boxes, height, width):
-    """scores: for each box its maps (3, y1 - y0, x1 - x0); boxes: (x0, y0, x1, y1) each, x across -> (3, height, width):
+    """scores: for each box its maps (C, y1 - y0, x1 - x0); boxes: (x0, y0, x1, y1) each, x across -> (C, height, width):
     for each class and pixel the largest score that any box has for it, but never less than 0."""
-    result = torch.zeros(3, height, width)
+    result = torch.zeros(len(scores[0]), height, width)
     for maps, (x0, y0, x1, y1) in zip(scores, boxes, strict=True):
         place = result[:, y0:y1, x0:x1]
         place[:] = torch.maximum(place, maps)
