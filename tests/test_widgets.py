@@ -455,6 +455,23 @@ def test_a_large_page_holds_the_sweep_of_every_control(scores):
     assert sum(len(array) == 3 * 64 * 64 for array in arrays) == 1  # the scene once, not in every state
 
 
+def test_a_page_is_no_larger_than_its_states_may_be(monkeypatch):
+    """Noise, which cannot be compressed; and the states that are left are those of the fewest changes."""
+    monkeypatch.setattr(engine, "PAGE_BYTES", 250_000)
+    shared = np.random.default_rng(0).integers(256, size=(100, 100, 3), dtype=np.uint8)
+
+    def compute(row, column):
+        noise = np.random.default_rng([row, column]).integers(256, size=(64, 64, 3), dtype=np.uint8)
+        return State([Panel("Noise", [Image(shared), Image(noise), Image(noise.copy())])], f"{row}, {column}")
+
+    explorer = Explorer(compute, [Slider("row", "Row", 0, 5), Slider("column", "Column", 0, 5)], prepared=False)
+    traits = json.loads(re.search(r'type="application/json">(.*)</script>', explorer.export_html()).group(1))
+    block = base64.b64decode(traits["_prepared"])
+    states, _ = unpacked(block)
+    sweeps = {f"{i},0" for i in range(6)} | {f"0,{i}" for i in range(6)}
+    assert sweeps < set(states) and len(states) < 36 and 240_000 < len(block) < 300_000
+
+
 def test_a_page_that_is_stopped_leaves_the_old_file(tmp_path, monkeypatch):
     path, steps = tmp_path / "page.html", []
 

@@ -26,7 +26,7 @@ import traitlets
 from tqdm.auto import tqdm
 
 from segviz.widgets import controls as controls_
-from segviz.widgets.page import pack, page
+from segviz.widgets.page import Packed, pack, page
 from segviz.widgets.panels import State, encode
 from segviz.widgets.snapshot import figure
 
@@ -38,7 +38,8 @@ STYLE = (HERE / "explorer.css").read_text(encoding="utf-8")
 
 FEW_STATES = 128                         # up to here all states are computed at once and sent along,
 FEW_BYTES = 4_000_000                    # if together they are no larger than this before they are compressed
-PAGE_STATES = 2000                       # the most states in an exported page
+PAGE_STATES = 2000                       # the most states in an exported page,
+PAGE_BYTES = 6_000_000                   # which takes up no more once they come to this, compressed
 
 
 @contextlib.contextmanager
@@ -115,11 +116,11 @@ class Explorer(anywidget.AnyWidget):
     def export_html(self, path=None) -> str:
         """One HTML page that works with no kernel and fetches nothing; written to `path` where one is given.
 
-        It holds up to 2000 states: the present one, then every one with one control changed, then with two, and
-        so on; first controls under no tab, and pairs of few values. Where a changed control is hidden the state is
-        left out, for it is there without that change. Other settings go to the nearest of these, and say so. The
-        places of local points are in every state. A bar shows where this takes longer; stopped, it leaves no file
-        behind, or the one that was there.
+        It holds up to 2000 states, or 6 MB of them, so that it can be sent by mail (the page is a third larger): the
+        present one, then every one with one control changed, then with two, and so on; first controls under no tab,
+        and pairs of few values. Where a changed control is hidden the state is left out, for it is there without that
+        change. Other settings go to the nearest of these, and say so. The places of local points are in every state. A
+        bar shows where this takes longer; stopped, it leaves no file behind, or the one that was there.
         """
         text = page(self, pack(self._page_states()), *self._paper())
         if path is not None:
@@ -127,16 +128,17 @@ class Explorer(anywidget.AnyWidget):
         return text
 
     def _page_states(self) -> dict:
-        states, hidden = {}, {}
+        states, hidden, packed = {}, {}, Packed()
         most = min(PAGE_STATES, prod(self._sizes()))
         with tqdm(total=most, desc="states for the page", delay=2, leave=False) as bar:
             for key, nearer in islice(self._page_keys(), 10 * PAGE_STATES):
                 same = next((other for other, name in nearer if name in hidden[other]), None)
                 if same is None:
                     states[key] = self._packable(key)
+                    packed.add(*states[key])
                     bar.update()
                 hidden[key] = states[key][0]["hidden"] if same is None else hidden[same]
-                if len(states) == most:
+                if len(states) == most or packed.bytes >= PAGE_BYTES:
                     break
         return states
 
