@@ -52,10 +52,14 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path} cannot be taken up: {error}") from error
         self.optimizer.load_state_dict(state)
+        for parameter, kept in self.optimizer.state.items():
+            for key, value in kept.items():
+                if value.shape == parameter.shape:  # fused kernels need the strides of the weights: channels_last
+                    kept[key] = torch.empty_like(parameter).copy_(value)
         return History.from_json(found.config["history"])
 
     def save(self, history: History) -> None:
-        """Writes last.safetensors, whole or not at all."""
+        """Writes last.safetensors, whole or not at all. Raises FloatingPointError rather than keep NaN or Inf."""
         if not self.writes:
             return
         names = [name for name, _ in self.model.named_parameters()]
@@ -74,6 +78,11 @@ class Run:
 
     def _write(self, name: str, history: History, tensors: dict, config: dict) -> None:
         weights = {f"model.{key}": tensor for key, tensor in self.model.state_dict().items()}
+        if wild := [key for key, tensor in weights.items() if not tensor.isfinite().all()]:
+            raise FloatingPointError(
+                f"{wild[0].removeprefix('model.')} holds NaN or Inf after step {len(history.loss)}, so that nothing was "
+                f"saved: lower lr. {self.folder} still has what it had before"
+            )
         config = checkpoint.describe(self.model) | config | {"step": len(history.loss), "notes": self.notes}
         checkpoint.save(self.folder / name, weights | tensors, config)
 
