@@ -53,7 +53,7 @@ class Signals:
             raise KeyboardInterrupt
 
     def _arrived(self, number, _frame):
-        self.hurried = self._asked and number == signal.SIGINT
+        self.hurried = self.hurried or (self._asked and number == signal.SIGINT)
         self._asked = self._asked or number == signal.SIGINT
         if self.waiting != signal.SIGTERM:  # the stronger one
             self.waiting = number
