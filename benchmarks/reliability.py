@@ -70,7 +70,7 @@ def kept(part: str, found: dict) -> bool:
         return found["exact"] == found["stops"] > 0
     if part == "signals":
         return found["exact"] == found["status"] == found["signals"] > 0
-    return found["counts"] and found["quiet"] and max(found["loss"], found["weights"]) < CLOSE
+    return found["counts"] and max(found["loss"], found["weights"]) < CLOSE
 
 
 def main() -> None:

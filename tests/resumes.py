@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from segviz.data.transforms import Augment
 from segviz.training import fit
 
 LAST = "last.safetensors"
+SLOWLY = "slowly"  # a file in a run's folder: once there is something to take up, it waits to be stopped
 AUGMENT = Augment(crop=16, scale=(0.7, 1.5), brightness=0.2, contrast=0.2)
 
 
@@ -121,6 +123,8 @@ def _signalled(run: Path, steps: int, number: signal.Signals, delay: float) -> i
     child = os.fork()
     if child == 0:
         model, status = network(), 1
+        for each in (signal.SIGTERM, signal.SIGINT):  # what comes before or after `fit` listens: it was done
+            signal.signal(each, lambda *_: os._exit(0))
 
         def say(*_) -> None:
             os.write(begun, b"!")
@@ -149,13 +153,12 @@ def _signalled(run: Path, steps: int, number: signal.Signals, delay: float) -> i
 
 def two_processes_against_one(folder: Path, steps: int = 12) -> dict:
     """The same run by one process and by two under torchrun: {"loss", "weights": greatest differences, "counts":
-    whether all processes count the same pixels as the one, "quiet": nothing was warned of}."""
-    said, quiet = {}, True
+    whether all processes count the same pixels as the one}. Warnings are errors in them."""
+    said = {}
     for world in (1, 2):
         shared = _sharing(folder / f"world{world}", steps, world)
         _, warned = shared.communicate(timeout=300)
         assert shared.returncode == 0, warned
-        quiet = quiet and "Warning" not in warned
         said[world] = [json.loads(path.read_text()) for path in sorted((folder / f"world{world}").glob("rank*.json"))]
     (one,), two = said[1], said[2]
     assert len(two) == 2
@@ -164,19 +167,22 @@ def two_processes_against_one(folder: Path, steps: int = 12) -> dict:
         "loss": max(abs(a - b) for part in two for a, b in zip(one["loss"], part["loss"], strict=True)),
         "weights": max((ends[0][name] - ends[1][name]).abs().max().item() for name in ends[0]),
         "counts": all(part["counts"] == one["counts"] and part["best"] == one["best"] for part in two),
-        "quiet": quiet,
     }
 
 
-def two_processes_stopped(folder: Path, steps: int = 300) -> dict:
+def two_processes_stopped(folder: Path, steps: int = 100) -> dict:
     """torchrun is sent SIGTERM, and its run then taken up: {"step": where both stopped, "exact": whether it ends as one
     that was not stopped}."""
     _sharing(folder / "whole", steps).communicate(timeout=300)
+    slowly = folder / "run" / SLOWLY
+    slowly.parent.mkdir()
+    slowly.touch()
     run = _sharing(folder / "run", steps)
     while run.poll() is None and not (folder / "run" / LAST).exists():
         time.sleep(0.01)
     run.terminate()
     run.communicate(timeout=300)
+    slowly.unlink()
     step = checkpoint.read(folder / "run" / LAST).config["step"]
     _sharing(folder / "run", steps).communicate(timeout=300)
     return {"step": step, "exact": digest(folder / "run") == digest(folder / "whole")}
@@ -193,8 +199,11 @@ def _sharing(run: Path, steps: int, world: int = 2) -> subprocess.Popen:
 
 def share(folder: Path, steps: int) -> None:
     """What each process does: train, score a data set that they cannot share evenly, and say what it has."""
+    warnings.simplefilter("error", UserWarning)
+    model = network(plain=True)
+    model.register_forward_hook(lambda *_: time.sleep(0.2 * ((folder / SLOWLY).exists() and (folder / LAST).exists())))
     val = TensorDataset(*(part[:7] for part in scenes().tensors))
-    history = trained(folder, steps, model=network(plain=True), val=val, val_every=5 if steps < 100 else None,
+    history = trained(folder, steps, model=model, val=val, val_every=5 if steps < 100 else None,
                       class_weights=torch.tensor([1.0, 3.0]), optimizer="sgd")  # fmt: skip
     said = {"loss": history.loss, "best": history.best(), "counts": [s.counts.tolist() for _, s in history.val]}
     (folder / f"rank{os.environ.get('RANK', '0')}.json").write_text(json.dumps(said))

@@ -30,6 +30,14 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """As in a terminal: of a suite that runs in the background, a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def halves(count: int = 12, void: bool = False) -> TensorDataset:
     """Images whose bright half is class 1."""
     generator = torch.Generator().manual_seed(0)
@@ -457,6 +465,17 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     assert not (tmp_path / saving.LAST).exists()            # nothing half done is kept
 
 
+def test_what_was_left_half_done_stays_so():
+    with pytest.raises(SystemExit), Signals() as signals, signals.held():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.hurried
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_stop_is_heard_while_scoring():
     class Pressed(TensorDataset):
         def __getitem__(self, index):
@@ -579,6 +598,37 @@ def test_a_resume_is_exact(tmp_path, options):
     assert resumes.resume_at_every_step(tmp_path, steps=12, every=4, **options) == {"stops": 2, "exact": 2}
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_resume_is_exact_where_weights_are_channels_last(tmp_path, optimizer):
+    """As on CUDA: fused optimizers take no heed of strides, so that state and weights must have the same."""
+    def run(folder, network):
+        return kept_run(folder, network=network.to(memory_format=torch.channels_last), optimizer=optimizer, resume=True)
+
+    run(tmp_path / "whole", normed_network())
+    network, calls = normed_network(), iter(range(1, 7))
+    network.register_forward_hook(lambda *_: signal.raise_signal(signal.SIGINT) if next(calls) == 3 else None)
+    assert len(run(tmp_path / "run", network).loss) == 3
+    run(tmp_path / "run", normed_network(9))
+    assert resumes.digest(tmp_path / "run") == resumes.digest(tmp_path / "whole")
+
+
+def test_weights_that_went_wild_do_not_replace_what_was_saved(tmp_path):
+    class Root(nn.Module):
+        """Its gradient is not finite where its input is 0, though its value is."""
+
+        def forward(self, x):
+            return x.sqrt()
+
+    data = TensorDataset(torch.cat([torch.rand(8, 4) + 0.1, torch.zeros(1, 4)]), torch.arange(9) % 2)
+    network = nn.Sequential(nn.Linear(4, 4, bias=False), Root(), nn.Linear(4, 2))
+    nn.init.constant_(network[0].weight, 0.5)
+    at = next(step for step in range(1, 9) if 8 in [index for _, index in shuffled(9, 1, 0, step)])
+    with pytest.raises(FloatingPointError, match=rf"0\.weight holds NaN or Inf after step {at}.*lower lr"):
+        training.fit(network, data, steps=9, batch_size=1, folder=tmp_path, save_every=1, show=False)
+    kept = checkpoint.read(tmp_path / saving.LAST)
+    assert kept.config["step"] == at - 1 and all(tensor.isfinite().all() for tensor in kept.tensors.values())
+
+
 def test_a_resume_that_forgets_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", lambda *_: None)
     assert resumes.resume_at_every_step(tmp_path, steps=8, every=3) == {"stops": 2, "exact": 0}
@@ -599,13 +649,13 @@ def test_real_signals_end_a_run_that_can_be_taken_up(tmp_path):
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path):
     found = resumes.two_processes_against_one(tmp_path)
-    assert found["loss"] < 1e-5 and found["weights"] < 1e-5 and found["counts"] and found["quiet"]
+    assert found["loss"] < 1e-5 and found["weights"] < 1e-5 and found["counts"]
 
 
 @pytest.mark.slow
 def test_two_processes_stop_at_one_step(tmp_path):
     found = resumes.two_processes_stopped(tmp_path)
-    assert 0 < found["step"] < 300 and found["exact"]
+    assert 0 < found["step"] < 100 and found["exact"]
 
 
 def test_each_process_has_its_part():
