@@ -590,6 +590,7 @@ def test_what_is_hidden_or_disabled_is_not_fetched_ahead(page):
     keys = [f"{kind},{spare},{more}" for kind in range(2) for spare in range(4) for more in range(4)]
     live(page, Explorer(compute, controls, prepared=False), keys)
     page.get_by_role("combobox").select_option("b")
+    page.wait_for_function("window.asked.includes('1,0,0')")
     page.wait_for_timeout(800)
     asked = page.evaluate("window.asked")                                  # what a needed before may be among it
     assert asked.count("1,0,0") == 1 and {"1,1,0", "1,0,1"}.isdisjoint(asked)   # no other setting of b can differ
