@@ -619,14 +619,14 @@ def test_weights_that_went_wild_do_not_replace_what_was_saved(tmp_path):
         def forward(self, x):
             return x.sqrt()
 
-    data = TensorDataset(torch.cat([torch.rand(8, 4) + 0.1, torch.zeros(1, 4)]), torch.arange(9) % 2)
+    data, (third,) = TensorDataset(torch.rand(9, 4) + 0.1, torch.arange(9) % 2), shuffled(9, 1, seed=0, step=3)
+    data.tensors[0][third[1]] = 0
     network = nn.Sequential(nn.Linear(4, 4, bias=False), Root(), nn.Linear(4, 2))
     nn.init.constant_(network[0].weight, 0.5)
-    at = next(step for step in range(1, 9) if 8 in [index for _, index in shuffled(9, 1, 0, step)])
-    with pytest.raises(FloatingPointError, match=rf"0\.weight holds NaN or Inf after step {at}.*lower lr"):
+    with pytest.raises(FloatingPointError, match=r"0\.weight holds NaN or Inf after step 3.*lower lr"):
         training.fit(network, data, steps=9, batch_size=1, folder=tmp_path, save_every=1, show=False)
     kept = checkpoint.read(tmp_path / saving.LAST)
-    assert kept.config["step"] == at - 1 and all(tensor.isfinite().all() for tensor in kept.tensors.values())
+    assert kept.config["step"] == 2 and all(tensor.isfinite().all() for tensor in kept.tensors.values())
 
 
 def test_a_resume_that_forgets_is_found(tmp_path, monkeypatch):
