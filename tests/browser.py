@@ -192,6 +192,21 @@ def run_cell(page, number: int, source: str | None = None, seconds: float = 30) 
     return page.evaluate(f"([n]) => {PANEL}.content.widgets[n].outputArea?.node.innerText ?? ''", [number])
 
 
+def picture(root) -> str:
+    """What an explorer's canvas shows in the next frame: what moves twice within one frame is drawn in the next."""
+    return root.locator("canvas").evaluate(
+        "canvas => new Promise((done) => requestAnimationFrame(() => done(canvas.toDataURL())))")
+
+
+def settled(page, number: int = 0) -> str:
+    """Waits until what is drawn in that explorer of the page is what is wanted, and returns the drawn key."""
+    page.wait_for_function("""n => {
+        const root = document.querySelectorAll('section.sv')[n];
+        return root.dataset.key === root.dataset.wanted;
+    }""", arg=number)
+    return page.locator("section.sv").nth(number).get_attribute("data-key")
+
+
 @contextmanager
 def watched_page(browser, **options):
     """A page in a context of its own; `page.errors` collects uncaught errors and the console's."""

@@ -2,13 +2,14 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import browser as driving
 import nbformat
 import numpy as np
 import pytest
-from browser import command, open_notebook, run_all, run_cell
+from browser import PANEL, command, open_notebook, picture, run_all, run_cell, settled
 
 import segviz.widgets
 from segviz.widgets import Choice, Explorer, Grid, Panel, ReceptiveExplorer, Slider, State
@@ -100,19 +101,6 @@ def slider(root, name):
     return root.get_by_role("slider", name=name)
 
 
-def picture(root):
-    return root.locator("canvas").evaluate("canvas => canvas.toDataURL()")
-
-
-def settled(page, number):
-    """Waits until what is drawn is what is wanted, and returns the drawn key."""
-    page.wait_for_function("""n => {
-        const root = document.querySelectorAll('section.sv')[n];
-        return root.dataset.key === root.dataset.wanted;
-    }""", arg=number)
-    return page.locator("section.sv").nth(number).get_attribute("data-key")
-
-
 def drag(page, handle, start, stop, steps):
     handle.scroll_into_view_if_needed()
     box = handle.bounding_box()
@@ -146,8 +134,10 @@ def test_the_kernel_learns_the_values(shown):
     slider(explorer(shown, SCORES), "Shift down").focus()
     shown.keyboard.press("ArrowLeft")
     settled(shown, SCORES)
-    shown.wait_for_timeout(1500)                    # places are saved after a pause
-    assert re.search(r"'down': -1\b", run_cell(shown, LAST))
+    end = time.monotonic() + 30                     # places are saved after a pause
+    while not (learned := re.search(r"'down': -1\b", run_cell(shown, LAST))) and time.monotonic() < end:
+        shown.wait_for_timeout(100)
+    assert learned
 
 
 def test_arrow_keys_move_a_slider_and_python_moves_it_too(shown):
@@ -332,9 +322,8 @@ def test_dark_theme_redraws_with_light_words(shown):
     assert root.locator("canvas").evaluate(lightness) < 100
     command(shown, "apputils:change-theme", {"theme": "JupyterLab Dark"})
     shown.wait_for_selector("body[data-jp-theme-light='false']", state="attached")
-    shown.wait_for_timeout(300)
     explorer(shown, PREPARED)
-    assert root.locator("canvas").evaluate(lightness) > 150
+    shown.wait_for_function(f"canvas => ({lightness})(canvas) > 150", arg=root.locator("canvas").element_handle())
     command(shown, "apputils:change-theme", {"theme": "JupyterLab Light"})
     shown.wait_for_selector("body[data-jp-theme-light='true']", state="attached")
 
@@ -349,20 +338,16 @@ def test_a_dead_kernel_is_said_and_prepared_states_go_on(lab, page):
     open_notebook(page, lab, "left.ipynb")
     run_all(page)
     explorer(page, SCORES)
-    command(page, "docmanager:save")
-    page.wait_for_timeout(500)
-    page.evaluate("() => { window.jupyterapp.shell.currentWidget.sessionContext.shutdown(); return null; }")
-    page.wait_for_timeout(1000)
+    page.evaluate(f"async () => {{ await {PANEL}.context.save(); await {PANEL}.sessionContext.shutdown(); }}")
     root = explorer(page, SCORES)
     slider(root, "Shift right").fill("-7")
-    root.locator(".sv-words", has_text="kernel does not answer").wait_for(timeout=8000)
+    root.locator(".sv-words", has_text="kernel does not answer").wait_for()
     works_without_kernel(page, explorer(page, PREPARED))
 
 
 def works_without_kernel(page, root):
     slider(root, "Kernel").fill("3")
-    page.wait_for_timeout(200)
-    assert "Kernel 3." in root.locator(".sv-readout").inner_text()
+    root.locator(".sv-readout", has_text="Kernel 3.").wait_for()
 
 
 def test_a_saved_notebook_opens_with_its_explorers(lab, page):
@@ -502,7 +487,6 @@ def test_a_local_point_is_followed_with_no_kernel_and_no_new_state(following, pa
     assert "Strength 3. Row 5. Column 0." in root.locator(".sv-readout").inner_text()
     root.get_by_role("button", name="Reset").click()
     assert "Strength 1. Row 2. Column 3." in root.locator(".sv-readout").inner_text()
-    page.wait_for_timeout(50)
     assert picture(root) == before and page.errors == []
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from browser import picture, settled
 
 from segviz import layers, metrics
 from segviz.data import toytown
@@ -188,18 +189,15 @@ def test_the_exported_page_answers_with_no_kernel(explorer, page, tmp_path):
     page.wait_for_selector("section.sv[data-drawn]")
     root, words = page.locator("section.sv"), page.locator(".sv-readout")
 
-    def drawn():
-        return root.locator("canvas").evaluate("canvas => canvas.toDataURL()")
-
-    pictures = [drawn()]
+    pictures = [picture(root)]
     for name, value in (("Kernel", "4"), ("Stride", "4"), ("Layers", "2"), ("Kernel", "8")):
         page.get_by_role("slider", name=name, exact=True).fill(value)
-        page.wait_for_timeout(60)
-        pictures.append(drawn())
+        settled(page)
+        pictures.append(picture(root))
     for name, value in (("Weights", RANDOM), ("Way", RESIZE), ("Input", PICTURE)):
         page.get_by_label(name, exact=True).select_option(value)
-        page.wait_for_timeout(60)
-        pictures.append(drawn())
+        settled(page)
+        pictures.append(picture(root))
     assert len(set(pictures)) == len(pictures)
     assert "kernel 8, stride 4, layers 2, weights random, over a picture" in words.inner_text()
     page.get_by_role("button", name="Reset").click()
@@ -209,7 +207,7 @@ def test_the_exported_page_answers_with_no_kernel(explorer, page, tmp_path):
                               (3, 5, "Row 3 is reached along 1, and column 5 along 1")):
         page.mouse.move(area["x"] + (column + 0.5) * cell, area["y"] + (row + 0.5) * cell)
         page.wait_for_function("said => document.querySelector('.sv-readout').textContent.includes(said)", arg=said)
-        pictures.append(drawn())
+        pictures.append(picture(root))
     assert len(set(pictures)) == len(pictures) and page.errors == []
     page.get_by_label("Weights", exact=True).select_option(LEARNED)
     page.get_by_role("slider", name="Kernel", exact=True).fill("5")

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browser import command, open_notebook, run_all, run_cell
+from browser import command, open_notebook, picture, run_all, run_cell, settled
 
 from segviz import copies, course
 from segviz.exercises import lesson_02
@@ -57,9 +57,9 @@ def test_lesson_02_in_the_browser(lab, page):
 
 def move_the_explorer(page):
     cell = show(page, cell_with(page, "SlidingExplorer(everywhere"))
-    canvas, width = cell.locator("canvas"), cell.get_by_role("slider", name="Input width")
+    width = cell.get_by_role("slider", name="Input width")
     page.wait_for_function("() => document.querySelector('section.sv')?.dataset.drawn")
-    before, words = canvas.evaluate("c => c.toDataURL()"), cell.locator("section.sv").get_attribute("data-key")
+    before, words = picture(cell), cell.locator("section.sv").get_attribute("data-key")
     width.scroll_into_view_if_needed()
     box = width.bounding_box()
     y = box["y"] + box["height"] / 2
@@ -68,8 +68,8 @@ def move_the_explorer(page):
     page.mouse.move(box["x"] + 0.3 * box["width"], y, steps=30)
     page.mouse.up()
     page.wait_for_function("([key]) => document.querySelector('section.sv').dataset.key !== key", arg=[words])
-    page.wait_for_timeout(500)
-    assert canvas.evaluate("c => c.toDataURL()") != before
+    settled(page)
+    assert picture(cell) != before
     shown = cell.locator("canvas").get_attribute("aria-label")
     assert re.match(r"Input 128 x (4|5|6|7|8)\d, ", shown), shown
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import picture
 from torch import nn
 
 import segviz.widgets
@@ -313,9 +314,6 @@ def test_the_exported_page_answers_with_no_kernel(world, page, tmp_path, monkeyp
     root, words = page.locator("section.sv"), page.locator(".sv-readout")
     assert root.locator("canvas").get_attribute("role") == "img"
 
-    def drawn():
-        return root.locator("canvas").evaluate("canvas => canvas.toDataURL()")
-
     def slider(name):
         return page.get_by_role("slider", name=name, exact=True)
 
@@ -323,16 +321,16 @@ def test_the_exported_page_answers_with_no_kernel(world, page, tmp_path, monkeyp
         page.wait_for_function("said => document.querySelector('.sv-readout').textContent.includes(said)", arg=text)
 
     page.wait_for_function("() => document.querySelector('section.sv').dataset.key === '0,0,10,10,10'")
-    pictures = [drawn()]
+    pictures = [picture(root)]
     for name, value, expected in (("Weight of pool3", "0.4", "pool3 0.4"), ("Weight of pool3", "1", "pool3 1:"),
                                   ("Weight of fc7", "0", "fc7 0,"), ("Weight of fc7", "1", "fc7 1,"),
                                   ("Scene", "3", "Scene 3,")):
         slider(name).fill(value)
         said(expected)
-        pictures.append(drawn())
+        pictures.append(picture(root))
     page.get_by_label("Who decided", exact=True).select_option(WRONG)
     page.wait_for_function("() => document.querySelector('section.sv').dataset.key.split(',')[1] === '1'")
-    pictures.append(drawn())
+    pictures.append(picture(root))
     page.get_by_role("button", name="Reset").click()
     said("Scene 0,")
     area = page.locator(".sv-point").bounding_box()
@@ -341,7 +339,7 @@ def test_the_exported_page_answers_with_no_kernel(world, page, tmp_path, monkeyp
         page.mouse.move(area["x"] + (column + 0.5) * unit, area["y"] + (row + 0.5) * unit)
         said(explorer.state().pointed["pixel"].here(row, column))
         assert words.inner_text() == explorer.state().said({"pixel": (row, column)})
-        pictures.append(drawn())
+        pictures.append(picture(root))
     page.locator(".sv-point").focus()
     page.keyboard.press("ArrowDown")
     said(explorer.state().pointed["pixel"].here(21, 30))

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from browser import picture
 from torch import nn
 
 from segviz import layers, metrics
@@ -216,27 +217,25 @@ def test_the_exported_page_answers_with_no_kernel(world, page, tmp_path, monkeyp
     page.goto((tmp_path / "switches.html").as_uri())
     page.wait_for_selector("section.sv[data-drawn]")
     page.wait_for_function("() => document.querySelector('section.sv').dataset.key === '0,0,0,0,0,0'")
-
-    def drawn():
-        return page.locator("section.sv canvas").evaluate("canvas => canvas.toDataURL()")
+    root = page.locator("section.sv")
 
     def said(values):
         page.wait_for_function("said => document.querySelector('.sv-readout').textContent === said",
                                arg=explorer.state(**values).readout)
         assert page.locator("canvas").get_attribute("aria-label") == explorer.state(**values).readout
 
-    pictures = [drawn()]
+    pictures = [picture(root)]
     for stage, step in enumerate(STEPS, 1):
         choice = page.get_by_label(f"Unpooling {step}", exact=True)
         for mode in ("shuffled", "corner"):
             choice.select_option(mode)
             said({f"stage{stage}": mode})
-            pictures.append(drawn())
+            pictures.append(picture(root))
         choice.select_option("switches")
     page.get_by_role("slider", name="Scene", exact=True).focus()
     page.keyboard.press("ArrowRight")
     said({"scene": 1})
-    pictures.append(drawn())
+    pictures.append(picture(root))
     page.get_by_role("button", name="Reset").click()
     said({})
-    assert drawn() == pictures[0] and len(set(pictures)) == len(pictures) and page.errors == []
+    assert picture(root) == pictures[0] and len(set(pictures)) == len(pictures) and page.errors == []

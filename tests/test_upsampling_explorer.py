@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from browser import picture
 
 from segviz.layers import bilinear_kernel, convolution_matrix
 from segviz.widgets import HeatMap, Text, UpsamplingExplorer, Where, engine
@@ -232,10 +233,6 @@ def test_no_state_is_empty_without_words_and_paper_shows_it(explorer):
 
 def said(root):
     return root.locator(".sv-readout").inner_text().replace("\u00a0", " ")
-
-
-def picture(root):
-    return root.locator("canvas").evaluate("canvas => canvas.toDataURL()")
 
 
 @pytest.fixture(scope="module")
