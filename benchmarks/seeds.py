@@ -1,8 +1,9 @@
 """The comparisons of lessons 06 and 07 on several seeds: what one run of a lesson shows is not luck.
 
-    python benchmarks/seeds.py [--seeds 0 1 2] [--only 06]
+    python benchmarks/seeds.py [--seeds 0 1 2] [--only 06] [--steps 1800]
 
-Networks, scenes and settings are those of the lessons' own cells. Writes data/results/seeds.json.
+Networks, scenes and settings are those of the lessons' own cells; with --steps they train for so many. Writes
+data/results/seeds.json.
 """
 
 import argparse
@@ -39,12 +40,13 @@ def definitions(number: str) -> dict:
     return scope
 
 
-def compared(number: str, seed: int) -> dict[str, dict[str, float]]:
+def compared(number: str, seed: int, steps: int | None) -> dict[str, dict[str, float]]:
     """Each network of a lesson, trained by its settings from this seed, and its scores on the lesson's scenes."""
     scope, found = definitions(number), {}
+    settings = scope["settings"] | ({"steps": steps} if steps else {})
     for name, what in LESSONS[number][1].items():
         network = scope["network"](scope.get(what, what), seed)
-        fit(network, scope["train"], **scope["settings"], seed=seed, title=f"{name}, seed {seed}")
+        fit(network, scope["train"], **settings, seed=seed, title=f"{name}, seed {seed}")
         scores = evaluate(network, scope["val"])
         found[name] = {"mean_iou": scores.mean_iou, "boundary_iou": scores.boundary_iou,
                        "thin_and_small": scores.class_iou[FEW].mean().item()}
@@ -56,10 +58,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=LESSONS, nargs="+", default=list(LESSONS))
+    parser.add_argument("--steps", type=int, help="default: the lesson's own")
     given = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"lessons": {}}
     for number in given.only:
-        kept["lessons"][number] = {str(seed): compared(number, seed) for seed in given.seeds}
+        name = f"{number}, {given.steps} steps" if given.steps else number
+        kept["lessons"][name] = {str(seed): compared(number, seed, given.steps) for seed in given.seeds}
     kept |= {"date": datetime.date.today().isoformat(), "python": platform.python_version(),
              "torch": importlib.metadata.version("torch").split("+")[0], "threads": torch.get_num_threads()}
     RESULTS.write_text(json.dumps(kept, indent=2) + "\n")

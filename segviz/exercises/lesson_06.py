@@ -45,6 +45,15 @@ def _images_counted(counts):
     return frequency.median() / frequency
 
 
+def _pixels_per_image(counts):
+    pixels = counts.sum(0) / (counts > 0).sum(0)
+    return pixels.median() / pixels
+
+
+def _rooted(counts):
+    return class_weights.reference(counts).sqrt()
+
+
 def _frequencies_alone(counts):
     return _frequency(counts)
 
@@ -83,6 +92,8 @@ def _counts(images, classes, seed):
         "Your weights sum to 1. Leave them: the class in the middle weighs 1.": _made_to_sum_to_one,
         "You took the mean of the shares in each image. Add up the pixels first, then divide once: small images count less.": _mean_of_shares,
         "You counted in how many images a class is. Count its pixels there.": _images_counted,
+        "You divided by the number of images that hold the class. Divide by their pixels: images differ in size, and in void.": _pixels_per_image,
+        "That is the square root of the weight. The lesson takes it later; here the weight itself is asked for.": _rooted,
         "Those are the frequencies. The weight is their median over each of them.": _frequencies_alone,
     },
     praise="A class in few images is not punished for the images that it is not in.",
@@ -139,6 +150,12 @@ def _coarse_alone(coarse, fine):
     return _twice(coarse, mode="bilinear")
 
 
+def _zeros_at_the_border(coarse, fine):
+    kernel = torch.tensor([1.0, 3, 3, 1]) / 4
+    weight = torch.outer(kernel, kernel).expand(coarse.shape[1], 1, 4, 4)
+    return F.conv_transpose2d(coarse, weight, stride=2, padding=1, groups=coarse.shape[1]) + fine
+
+
 def _zeros_between(coarse, fine):
     large = torch.zeros_like(fine)
     large[..., ::2, ::2] = coarse
@@ -173,6 +190,7 @@ def _maps(*shape, seed):
         "You multiplied. Scores are added, as if both were evidence for a class.": _multiplied,
         "You made the fine map small. Then its detail is gone: enlarge the coarse one.": _fine_made_small,
         "The fine map is missing from your sum.": _coarse_alone,
+        "Right inside. At the border your transposed convolution meets zeros; here the edge is repeated, as F.interpolate does.": _zeros_at_the_border,
         "You put zeros between the coarse scores. Three of four pixels then know nothing of them: interpolate.": _zeros_between,
     },
     praise="That is all a skip of FCN is: an upsampling and a sum of scores.",
@@ -199,27 +217,38 @@ def _all_the_padding(padding, poolings, fc6, kernel):
 
 
 def _first_convolution_forgotten(padding, poolings, fc6, kernel):
-    return round(_place(padding, poolings, fc6, first=0) * 2**poolings + (kernel - 1) / 2)
+    return _place(padding, poolings, fc6, first=0) * 2**poolings + (kernel - 1) / 2
 
 
 def _centres_forgotten(padding, poolings, fc6, kernel):
-    return round(_place(padding, poolings, fc6, half=0) * 2**poolings + (kernel - 1) / 2)
+    return _place(padding, poolings, fc6, half=0) * 2**poolings + (kernel - 1) / 2
 
 
 def _fc6_forgotten(padding, poolings, fc6, kernel):
-    return round(_place(padding, poolings, fc6, window=0) * 2**poolings + (kernel - 1) / 2)
+    return _place(padding, poolings, fc6, window=0) * 2**poolings + (kernel - 1) / 2
 
 
 def _fc6_whole(padding, poolings, fc6, kernel):
-    return round(_place(padding, poolings, fc6, window=2) * 2**poolings + (kernel - 1) / 2)
+    return _place(padding, poolings, fc6, window=2) * 2**poolings + (kernel - 1) / 2
 
 
 def _kernel_forgotten(padding, poolings, fc6, kernel):
-    return round(_place(padding, poolings, fc6) * 2**poolings)
+    return _place(padding, poolings, fc6) * 2**poolings
 
 
 def _stride_of_two(padding, poolings, fc6, kernel):
-    return round(_place(padding, poolings, fc6) * 2 + (kernel - 1) / 2)
+    return _place(padding, poolings, fc6) * 2 + (kernel - 1) / 2
+
+
+def _half_a_kernel(padding, poolings, fc6, kernel):
+    return _place(padding, poolings, fc6) * 2**poolings + kernel / 2
+
+
+def _rounded_on_the_way(padding, poolings, fc6, kernel):
+    place = padding - 1
+    for _ in range(poolings):
+        place //= 2
+    return (place - fc6 // 2) * 2**poolings + (kernel - 1) // 2
 
 
 def _as_by_the_paper(padding, poolings, fc6, kernel):
@@ -251,12 +280,14 @@ def _half_of_what_is_too_much(padding, poolings, fc6, kernel):
         (1, 3, 1, 16), (1, 5, 7, 64),
     ],
     mistakes={
-        "That would be so if only the padding moved the image. fc6 takes away again, 32 pixels for each of its places.": _all_the_padding,
+        "That would be so if only the padding moved the image. fc6 takes away again: (fc6 - 1) / 2 places, each as wide as all poolings make it.": _all_the_padding,
         "The first convolution is 3 x 3 wide: it takes a row away on each side. Padding by p moves by p - 1.": _first_convolution_forgotten,
         "A pooled cell lies between its two rows: 0 and 1 make a cell at 1/2. So x becomes (x - 1/2) / 2.": _centres_forgotten,
         "fc6 has no padding: its first place is the middle of its window, (fc6 - 1) / 2 rows further in.": _fc6_forgotten,
         "fc6 takes (fc6 - 1) / 2 rows on each side; you took both sides at once.": _fc6_whole,
         "The transposed convolution stamps a kernel; the middle of the first stamp is (kernel - 1) / 2 rows from its edge.": _kernel_forgotten,
+        "The middle of `kernel` rows, 0 to kernel - 1, is (kernel - 1) / 2.": _half_a_kernel,
+        "You rounded on the way. The places need not be whole; only the last one is.": _rounded_on_the_way,
         "The last layer's stride undoes all poolings: 2**poolings.": _stride_of_two,
         "19 is the answer for one network. What if it pads by 81?": _as_by_the_paper,
         "The sign is the wrong way round: positive where rows must be cut off at the top.": _other_way_round,
@@ -336,6 +367,7 @@ def _some_maps(height, width, *scales, seed):
     cases=lambda: [
         _some_maps(16, 24, 2, 4, 8, seed=0), _some_maps(8, 8, 2, 4, seed=1), _some_maps(12, 16, 4, 2, seed=2),
         _some_maps(16, 8, 4, 8, seed=3), _some_maps(8, 16, 1, 4, seed=4),
+        ([torch.randn(1, 2, 3, 5, generator=torch.Generator().manual_seed(5))], 16, 24),
     ],
     mistakes={
         "You repeated each value: nearest. Between two values the paper interpolates, bilinearly.": _columns_nearest,
@@ -352,7 +384,7 @@ def _some_maps(height, width, *scales, seed):
     advice="The result has as many channels as all maps together, and at each pixel the interpolated value of each.",
 )
 def hypercolumns(maps, height, width):
-    """maps: a list of (B, C_i, H_i, W_i), each of another size -> (B, sum of the C_i, height, width): each enlarged
+    """maps: a list of (B, C_i, H_i, W_i), of several sizes -> (B, sum of the C_i, height, width): each enlarged
     bilinearly (corners not aligned), stacked in the list's order."""
     return torch.cat([F.interpolate(x, size=(height, width), mode="bilinear") for x in maps], dim=1)
 
