@@ -561,6 +561,13 @@ def test_a_run_is_not_overwritten_nor_taken_up_by_another(tmp_path):
                                                   .tensors["model.1.running_mean"])  # fmt: skip
 
 
+def test_notes_that_cannot_be_kept_are_refused_before_the_first_step(tmp_path):
+    network = small_network()
+    network.register_forward_hook(lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(ValueError, match="kept as JSON"):
+        kept_run(tmp_path, network=network, notes={"weights": torch.ones(2)})
+
+
 def test_best_alone_is_no_run(tmp_path):
     kept_run(tmp_path, val=halves())
     (tmp_path / saving.BEST).replace(tmp_path / saving.LAST)
@@ -623,7 +630,7 @@ def test_weights_that_went_wild_do_not_replace_what_was_saved(tmp_path):
     data.tensors[0][third[1]] = 0
     network = nn.Sequential(nn.Linear(4, 4, bias=False), Root(), nn.Linear(4, 2))
     nn.init.constant_(network[0].weight, 0.5)
-    with pytest.raises(FloatingPointError, match=r"0\.weight holds NaN or Inf after step 3.*lower lr"):
+    with pytest.raises(FloatingPointError, match=r"0\.weight holds NaN or Inf after step 3.*Lower lr"):
         training.fit(network, data, steps=9, batch_size=1, folder=tmp_path, save_every=1, show=False)
     kept = checkpoint.read(tmp_path / saving.LAST)
     assert kept.config["step"] == 2 and all(tensor.isfinite().all() for tensor in kept.tensors.values())

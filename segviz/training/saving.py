@@ -4,6 +4,7 @@ last.safetensors   network and optimizer, as after the step that it names
 best.safetensors   the network alone, as it was when the validation set's mean IoU was highest
 """
 
+import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -25,12 +26,18 @@ class Run:
     """What is trained, and the folder where it is kept (None: nowhere).
 
     settings: what must be the same where the run is taken up; notes: what else the files say; both as JSON can.
-    writes: whether this process is the one of all that writes."""
+    writes: whether this process is the one of all that writes. Raises ValueError for what JSON cannot say: at once, not
+    at the first save."""
 
     def __init__(self, folder, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, notes, writes: bool):
         self.folder = None if folder is None else Path(folder)
         self.model, self.optimizer, self.settings, self.notes = model, optimizer, settings, notes or {}
         self.writes = writes and folder is not None
+        if self.writes:
+            try:
+                json.dumps([settings, self.notes])
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"settings and notes are kept as JSON can say them, but {error}") from None
 
     def begin(self, resume: bool) -> History:
         """The history so far. resume: sets network and optimizer to what last.safetensors holds, where there is one.
@@ -54,7 +61,7 @@ class Run:
         self.optimizer.load_state_dict(state)
         for parameter, kept in self.optimizer.state.items():
             for key, value in kept.items():
-                if value.shape == parameter.shape:  # fused kernels need the strides of the weights: channels_last
+                if value.dim():  # fused kernels go by the strides of the weights, which may be channels_last
                     kept[key] = torch.empty_like(parameter).copy_(value)
         return History.from_json(found.config["history"])
 
@@ -80,8 +87,8 @@ class Run:
         weights = {f"model.{key}": tensor for key, tensor in self.model.state_dict().items()}
         if wild := [key for key, tensor in weights.items() if not tensor.isfinite().all()]:
             raise FloatingPointError(
-                f"{wild[0].removeprefix('model.')} holds NaN or Inf after step {len(history.loss)}, so that nothing was "
-                f"saved: lower lr. {self.folder} still has what it had before"
+                f"{wild[0].removeprefix('model.')} holds NaN or Inf after step {len(history.loss)}: nothing was saved, "
+                f"{self.folder} has what it had before. Lower lr"
             )
         config = checkpoint.describe(self.model) | config | {"step": len(history.loss), "notes": self.notes}
         checkpoint.save(self.folder / name, weights | tensors, config)
