@@ -2,8 +2,9 @@
 
     python tests/kills.py FOLDER [--kills 200] [--seed 0] [--in-place]
 
-So many kills, and more until one of them hit a save. Each process claims the folder and saves in a loop, numbering the saves, and says each number once `save` has returned;
-then SIGKILL. A file that cannot be read is unreadable; one that holds an older number than was said is a save lost.
+Each process claims the folder and saves in a loop, numbering the saves, and says each number once `save` has returned;
+then SIGKILL: so many times, and further until one hit a save. A file that cannot be read is unreadable; one that holds
+an older number than was said is a save lost.
 `--in-place` is the control: torch.save to the file itself, as most programs do. Prints the counts as JSON.
 """
 

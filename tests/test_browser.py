@@ -12,7 +12,7 @@ import pytest
 from browser import PANEL, command, open_notebook, picture, run_all, run_cell, settled
 
 import segviz.widgets
-from segviz.widgets import Choice, Explorer, Grid, Panel, ReceptiveExplorer, Slider, State
+from segviz.widgets import Choice, Explorer, Grid, Panel, ReceptiveExplorer, Slider, State, engine
 from segviz.widgets.panels import encode
 from segviz.widgets.snapshot import _plain_layers
 
@@ -368,6 +368,8 @@ def test_a_saved_notebook_opens_with_its_explorers(lab, page):
 def exported(tmp_path_factory):
     """The pages of a large explorer (sweeps only) and of a small one (every state)."""
     namespace = {}
+    patch = pytest.MonkeyPatch()
+    patch.setattr(engine, "PAGE_STATES", 800)      # as many as are needed here
     exec(SETUP + CELLS[1].rsplit("\n", 1)[0], namespace)
     folder = tmp_path_factory.mktemp("pages")
     namespace["scores"].export_html(folder / "scores.html")
@@ -377,6 +379,7 @@ def exported(tmp_path_factory):
     namespace["Explorer"](namespace["impossible"], [kernel], title="Prepared").export_html(
         folder / "prepared.html"
     )
+    patch.undo()
     return folder
 
 
