@@ -154,9 +154,8 @@ def _signalled(run: Path, steps: int, number: signal.Signals, delay: float) -> i
 def two_processes_against_one(folder: Path, steps: int = 12) -> dict:
     """The same run by one process and by two under torchrun: {"loss", "weights": greatest differences, "counts":
     whether all processes count the same pixels as the one}. Warnings are errors in them."""
-    said = {}
-    for world in (1, 2):
-        shared = _sharing(folder / f"world{world}", steps, world)
+    said, running = {}, {world: _sharing(folder / f"world{world}", steps, world) for world in (1, 2)}
+    for world, shared in running.items():
         _, warned = shared.communicate(timeout=300)
         assert shared.returncode == 0, warned
         said[world] = [json.loads(path.read_text()) for path in sorted((folder / f"world{world}").glob("rank*.json"))]
@@ -173,7 +172,7 @@ def two_processes_against_one(folder: Path, steps: int = 12) -> dict:
 def two_processes_stopped(folder: Path, steps: int = 100) -> dict:
     """torchrun is sent SIGTERM, and its run then taken up: {"step": where both stopped, "exact": whether it ends as one
     that was not stopped}."""
-    _sharing(folder / "whole", steps).communicate(timeout=300)
+    whole = _sharing(folder / "whole", steps)  # at the same time
     slowly = folder / "run" / SLOWLY
     slowly.parent.mkdir()
     slowly.touch()
@@ -182,6 +181,7 @@ def two_processes_stopped(folder: Path, steps: int = 100) -> dict:
         time.sleep(0.01)
     run.terminate()
     run.communicate(timeout=300)
+    whole.communicate(timeout=300)
     slowly.unlink()
     step = checkpoint.read(folder / "run" / LAST).config["step"]
     _sharing(folder / "run", steps).communicate(timeout=300)
