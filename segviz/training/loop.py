@@ -69,7 +69,7 @@ def fit(
 
     Raises ValueError for data that cannot be trained on, for settings that do not fit the run in `folder`, and where
     another run is at work there; FloatingPointError at a loss that is not finite, naming the step and the items: model
-    and optimizer are then as they were before that step.
+    and optimizer are then as they were before that step; and where weights that are not finite would be saved.
     """
     if len(train) == 0:
         raise ValueError("the training set is empty: there is nothing to learn from")
