@@ -71,14 +71,7 @@ def fit(
     another run is at work there; FloatingPointError at a loss that is not finite, naming the step and the items: model
     and optimizer are then as they were before that step; and where weights that are not finite would be saved.
     """
-    if len(train) == 0:
-        raise ValueError("the training set is empty: there is nothing to learn from")
-    counts = [steps, batch_size, *(every for every in (val_every, save_every) if every is not None)]
-    if min(counts) < 1 or workers < 0:
-        raise ValueError(
-            f"steps, batch_size, val_every and save_every are at least 1, workers at least 0, but got steps={steps}, "
-            f"batch_size={batch_size}, val_every={val_every}, save_every={save_every}, workers={workers}"
-        )
+    _check(len(train), workers, steps=steps, batch_size=batch_size, val_every=val_every, save_every=save_every)
     if resume and folder is None:
         raise ValueError("resume=True takes up the run in a folder: give fit(..., folder=...) too")
     settings = _settings(
@@ -149,6 +142,14 @@ def fit(
             model.eval()
             live.close(history)
     return history
+
+
+def _check(items: int, workers: int, **counts: int | None) -> None:
+    if items == 0:
+        raise ValueError("the training set is empty: there is nothing to learn from")
+    if min(count for count in counts.values() if count is not None) < 1 or workers < 0:
+        given = ", ".join(f"{name}={value}" for name, value in [*counts.items(), ("workers", workers)])
+        raise ValueError(f"{', '.join(counts)} are at least 1, workers at least 0, but got {given}")
 
 
 def _step(network, optimizer, rate, batch: Batch, step: int, here, signals, ignore_index: int, class_weights):
