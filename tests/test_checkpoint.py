@@ -305,7 +305,7 @@ def test_who_reads_while_another_saves_gets_one_file_or_the_other(tmp_path):
         assert (found.tensors["model.a"] == found.config["number"]).all()
         seen.add(found.config["number"])
     saving.join()
-    assert len(seen) == 20
+    assert len(seen) >= 20
 
 
 @POSIX
