@@ -564,7 +564,8 @@ seconds["FCN-8s"] = fit(fcn, train, **settings, title="FCN-8s").seconds
 results["FCN-8s"] = evaluate(fcn, val, classes=names)
 marking = {name: r.class_iou[names.index("marking")].item() for name, r in results.items()}
 for name in ("FCN-8s", "switches"):
-    print(row(name, results[name]), f"   markings {marking[name]:.2f}   {seconds[name]:.0f} s")
+    print(row(name, results[name]),
+          f"   markings {marking[name]:.2f}   {seconds[name]:.0f} s of training")
 
 # %%
 assert results["FCN-8s"].mean_iou > results["switches"].mean_iou
@@ -572,15 +573,14 @@ assert results["FCN-8s"].boundary_iou > results["switches"].boundary_iou
 assert marking["switches"] > marking["FCN-8s"] + 0.05
 
 # %% [markdown]
-# It buys the lane markings: thin, bright, in every scene, where to the pixel is all that matters.
-# In all else FCN-8s is ahead. Patience brings the two close together: after 2,000 steps of 8 mean
-# IoU was 0.53 against FCN-8s's 0.54, boundary IoU 0.40 against 0.41, markings 0.39 against 0.16.
-# But the paper has DeconvNet far ahead!
+# It buys the lane markings, thin and bright. Overall FCN-8s is ahead. Patience brings the two close
+# together: after 2,000 steps of 8 mean IoU was 0.53 against FCN-8s's 0.54, boundary IoU 0.40
+# against 0.41, markings 0.39 against 0.16. But the paper has DeconvNet far ahead!
 #
 # ## Their numbers, and ours
 #
-# On VOC 2012 test, in percent mean IoU (the rows of DeconvNet as reported by others; we had not the
-# paper's own text):
+# On VOC 2012 test, in percent mean IoU (the rows with DeconvNet as reported by others, not read in
+# the paper itself):
 #
 # | | mean IoU |
 # |---|---|
@@ -612,8 +612,8 @@ exercises.pasted.check(pasted)
 # %% [markdown]
 # What do boxes bring *by themselves*? Back to the first cell: a perfect network with 8 × 8 blocks.
 # Let it also look at a box around each car, boat and pole, again with 8 × 8 blocks. No decoder, no
-# switch. (The boxes are the true ones, 1.2 times as large, as in the paper's training.) **Predict**
-# the IoU of poles: it was about 0.1.
+# switch. (The boxes are the true ones, 1.2 times as large, as reported of the paper's training.)
+# **Predict** the IoU of poles: it was about 0.1.
 
 # %%
 def around(box, size=64, factor=1.2):
