@@ -25,6 +25,8 @@ FEW = [toytown.CLASSES.index(name) for name in ("pole", "marking", "car", "boat"
 LESSONS = {  # words that mark the cells which define `network`, `settings`, `train` and `val`; the networks by name
     "06": (("train, val =", "counts = torch.stack", "weights = full.sqrt()", "def network("),
            {"FCN-32s": "FCN32s", "FCN-16s": "FCN16s", "FCN-8s": "FCN8s"}),
+    "07": (("train, val =", "modes = (", "def down(", "settings = {"),
+           {"switches": "switches", "corner": "corner", "bilinear": "bilinear"}),
 }
 
 

@@ -18,7 +18,17 @@ import segviz.exercises
 import segviz.layers
 import segviz.losses
 import segviz.metrics
-from segviz.exercises import engine, lesson_00, lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_06, lesson_07
+from segviz.exercises import (
+    engine,
+    lesson_00,
+    lesson_01,
+    lesson_02,
+    lesson_03,
+    lesson_04,
+    lesson_05,
+    lesson_06,
+    lesson_07,
+)
 from segviz.exercises.progress import Progress
 from segviz.layers import bilinear_kernel, linear_to_conv
 
@@ -307,7 +317,7 @@ def _fused_in_place(coarse, fine):
 
 
 def _offset_backwards(padding, poolings, fc6, kernel):
-    size, jump, start = 3, 1, 1 - padding                 # lesson 3: the centre of the first unit's field
+    jump, start = 1, 1 - padding                          # lesson 3: the centre of the first unit's field
     for _ in range(poolings):
         start += jump / 2
         jump *= 2
