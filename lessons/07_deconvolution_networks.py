@@ -304,15 +304,16 @@ assert min(alike["corner"], alike["bilinear"]) > alike["switches"] + 0.03
 {mode: f"{share:.0%}" for mode, share in alike.items()}
 
 # %% [markdown]
-# Little. They have mostly learned where things usually are, and say so of every scene: sky above,
-# road below.
+# Two *truths* agree on less than half of their pixels (you may compute it). So little comes
+# through: these two have mostly learned where things usually are, and say so of every scene, sky
+# above, road below.
 #
 # One lucky run? In three (`network(mode, seed)` and `fit(..., seed=)`, 0 to 2) boundary IoU was
 # 0.21 to 0.27 with switches, 0.11 to 0.17 with corners, 0.14 to 0.16 bilinear, and the switches won
 # each time. Impatience? After 2,000 steps of 8 it was 0.40 with switches, 0.25 bilinear.
 #
-# > **Myth or measured?** *"A larger decoder gives sharper outlines."* These three have the same
-# > decoder. What counts is what reaches it.
+# > **Myth or measured?** *"The decoder draws the outlines."* These three have the same decoder,
+# > down to the weights they began with. What counts first is what reaches it.
 
 # %% [markdown]
 # ## Stage by stage
@@ -366,9 +367,9 @@ assert boundary[4] < 0.9 * results["switches"].boundary_iou
 assert boundary[0] > max(boundary[4], 0.85 * results["switches"].boundary_iou)
 
 # %% [markdown]
-# The first hardly matters: with 2 × 2 places there is not much to be wrong about. The last one
-# hurts, here most of all: nothing comes behind it that could mend what it spoils. That is no law,
-# though: after a longer training (2,000 steps of 8) the fourth hurt more.
+# The first hardly matters. The last one hurts, here most of all: only two convolutions come behind
+# it, and no further unpooling. That is no law, though: after a longer training (2,000 steps of 8)
+# the fourth hurt more.
 
 # %% [markdown]
 # ## Whose picture is it?
@@ -457,8 +458,8 @@ print(f"the layers at the bottom hold {bottom_of_ours:.0%} of this network's wei
 #
 # > **Myth or measured?** *"The code says what, the switches say where."* In this network the
 # > switches say both, as well as they can, and after 2,000 steps of 8 no less so. But it is small
-# > and from scratch; the paper's began with a trained VGG16, in batches of 64. How it is there, we
-# > have not measured. A story told of a network is no measurement either.
+# > and from scratch; the paper's began with a trained VGG16. How it is there, we have not measured.
+# > A story told of a network is no measurement either.
 
 # %% [markdown]
 # ## See it yourself
@@ -498,8 +499,8 @@ assert tried[0] > tried[1] > max(tried[2:]) and tried[3] < 0.75 * tried[0] > 1.2
 
 # %% [markdown]
 # Bilinear, so harmless to look at, does as much harm as chance. This decoder has learned to find
-# three zeros in each window; a smooth map is a foreign language to it. (So the comparison above was
-# a fair one only because each network was *trained* with its own unpooling.)
+# three zeros in each window, and has never seen a smooth map. (So the comparison above was a fair
+# one only because each network was *trained* with its own unpooling.)
 
 # %% [markdown]
 # ## What it costs
@@ -591,10 +592,10 @@ assert marking["switches"] > marking["FCN-8s"] + 0.05
 # | DeconvNet and FCN-8s together | 71.7 |
 # | both, and a CRF | 72.5 |
 #
-# Two things to know before one reads it. **72.5** is often quoted as DeconvNet's score. It is two
-# networks and a CRF (lesson 11). And DeconvNet does not look at the picture as FCN does, but at
-# some 50 *boxes* in which another program suspects objects. Each is cut out, made 224 × 224 and
-# scored alone; then all scores are laid over each other in the picture.
+# Two things to know before one reads it. **72.5** is not DeconvNet's own score. It is two networks
+# and a CRF (lesson 11). And DeconvNet does not look at the picture as FCN does, but at some 50
+# *boxes* in which another program suspects objects. Each is cut out, made 224 × 224 and scored
+# alone; then all scores are laid over each other in the picture.
 #
 # **Exercise 4.** Lay them: the maximum, pixel by pixel and class by class. As in the authors' code
 # it begins at 0.
@@ -640,10 +641,12 @@ for at in map(names.index, ("pole", "car", "boat")):
 print(f"mean IoU {metrics.mean_iou(known):.3f} -> {metrics.mean_iou(boxed):.3f}")
 
 # %% [markdown]
-# So boxes alone can lift a coarse network that far. In the paper's 69.6 there are boxes, batch
-# normalisation, two rounds of training (some 2.7 million cut-outs in the second, as reported),
-# ImageNet's weights, 224 × 224 pixels, *and* switches. Which of them won? The table cannot say. Our
-# three networks could, for the switches: they differ in nothing else.
+# So true boxes alone lift a coarse network that far. (The authors' are not true ones but another
+# program's suggestions, and their code leaves out those with a side below 112 pixels.) In the
+# paper's 69.6 there are boxes, batch normalisation, two rounds of training (some 2.7 million
+# cut-outs in the second, as reported), ImageNet's weights, 224 × 224 pixels, *and* switches. Which
+# of them won? The table cannot say. Our three networks could, for the switches: they differ in
+# nothing else.
 #
 # ## SegNet: leave the bottom out
 #
@@ -668,9 +671,9 @@ f"{left:,}"
 # | features, squeezed to 11 maps | 11 | 0.65 M | 47.3 | **38.1** |
 # | features, all 64 maps | 64 | 1.6 M | **50.1** | 37.4 |
 #
-# (*Stored* as they count it: memory in units of the switches.) Switches are far better than
-# nothing. Features, even squeezed, are better still at the boundaries, and kept whole in mean IoU
-# too.
+# (*Stored* as they count it: memory for the first map, in units of its switches.) Something always
+# beats nothing. Switches or squeezed features is a question of taste here: the one has a little
+# more mean IoU, the other better boundaries. Features kept whole have most.
 
 # %% [markdown]
 # ## The failure to take along
@@ -711,9 +714,10 @@ p, v, f = (scores.boundary_iou for scores in probes.values())
 assert 1.5 * p < v < f and f > 0.85 * results["switches"].boundary_iou
 
 # %% [markdown]
-# Places alone say little. Values alone say far more: *what* is there counts for more than where in
-# its window it stood. And all features are best: in so short a training one convolution on them is
-# no worse than the whole DeconvNet. (In 2,000 steps of 8 the network did leave it behind.)
+# Here, with one convolution to read them, places alone say little, and values alone say more. (A
+# whole decoder has learned to read far more from places, as you have seen.) And all features are
+# best: in so short a training one convolution on them is no worse than the whole DeconvNet. (In
+# 2,000 steps of 8 the network did leave it behind.)
 #
 # So why does the decoder get addresses only, and never what stood there? Handing over everything
 # costs 64 times the memory. Yet memory is what one can buy. **Lesson 8: U-Net.**
@@ -727,8 +731,8 @@ assert 1.5 * p < v < f and f > 0.85 * results["switches"].boundary_iou
 # - With the same weights to begin with, switches beat no switches, and they are good at what is
 #   thin and clear, like lane markings.
 # - In the network that we trained, the switches carry the classes too, and the code next to
-#   nothing. Values say more than places, and features more than both.
-# - A published score is a whole recipe. Boxes alone can do much of what is credited to a decoder.
+#   nothing. To a single convolution whole features say more than places or values alone.
+# - A published score is a whole recipe. True boxes alone lift a coarse network far.
 
 # %%
 print("Scoreboard: Toytown at 64 x 64, 80 scenes, 400 steps of 6, width 8")
@@ -739,7 +743,7 @@ for name, r in results.items():
 
 # %% [markdown]
 # **Sources.** Noh, Hong, Han: *Learning Deconvolution Network for Semantic Segmentation*, ICCV
-# 2015, sections 3 and 4 (the network, unpooling, the boxes, the table), and its published code
+# 2015, sections 3 (the network, unpooling), 5.1 (boxes) and 6 (results), and its published code
 # (layers, the maximum from 0). Zeiler, Fergus: *Visualizing and Understanding Convolutional
 # Networks*, ECCV 2014 (unpooling with switches). Badrinarayanan, Kendall, Cipolla: *SegNet: A Deep
 # Convolutional Encoder-Decoder Architecture for Image Segmentation*, TPAMI 2017, table 1. Long,
