@@ -14,9 +14,9 @@ TITLE = "Convolution and deconvolution networks"
 def _pooled() -> list[tuple]:
     generator = torch.Generator().manual_seed(0)
     cases = []
-    for height, width, window in ((2, 4, 2), (4, 4, 2), (6, 10, 2), (9, 6, 3), (8, 2, 2), (4, 12, 4)):
+    for height, width in ((2, 4), (4, 4), (6, 10), (10, 6), (8, 2), (4, 12)):
         noise = torch.rand(1, height, width, generator=generator)
-        switches = F.max_pool2d(noise, window, return_indices=True)[1][0]
+        switches = F.max_pool2d(noise, 2, return_indices=True)[1][0]
         cases.append((torch.randn(switches.shape, generator=generator).round(decimals=1), switches, height, width))
     return cases
 
@@ -223,7 +223,7 @@ def _other_order(channels, height, width):
     cases=lambda: [(64, 180, 240), (1, 4, 4), (8, 64, 64), (512, 14, 14), (3, 2, 8)],
     mistakes={
         "Those are bits. A byte has 8 of them.": _in_bits,
-        "One switch for each *window*, not for each place: there are a quarter as many.": _for_each_place,
+        "You have a byte for each switch, or a switch for each place. It is 2 bits, for each *window*.": _for_each_place,
         "2 bits for each window, not 2 bytes.": _two_bytes,
         "Each channel has switches of its own: times channels.": _one_for_all_channels,
         "8 bytes a switch is what torch takes for an index (int64). It needs 2 bits.": _whole_indices,
