@@ -21,12 +21,14 @@ class Live:
     """Shows the progress of `steps` steps, the first `done` of which were done before. `due(step)` says when it is time
     to `update`; at the end, `close`."""
 
-    SECONDS = 1.0  # between two pictures: each costs the training about 0.1 s
+    SECONDS = 1.0  # between two pictures, at least
+    SHARE = 0.04  # of the time that may go into pictures
 
     def __init__(self, steps: int, title: str, watch: Tensor | None = None, show: bool | None = None, done: int = 0):
         self.done = done
         self.steps, self.title, self.watch = steps, title, watch
         self.start = self.last = time.perf_counter()
+        self.cost = 0.0  # seconds that the last picture took
         self.bar = self.display = None
         if show is False:
             return
@@ -39,13 +41,14 @@ class Live:
             self.bar = tqdm(total=steps, initial=done, desc=title, file=sys.stderr)
 
     def due(self, step: int) -> bool:
-        """Whether to update now: about once a second; if an image is watched, at steps 1, 2, 4, 8 ... too."""
+        """Whether to update now: once a second, or more seldom where pictures take long; if an image is watched, at
+        steps 1, 2, 4, 8 ... too."""
         early = self.watch is not None and step & (step - 1) == 0
-        return early or time.perf_counter() - self.last > self.SECONDS
+        return early or time.perf_counter() - self.last > max(self.SECONDS, self.cost / self.SHARE)
 
     def update(self, history, prediction: Tensor | None = None) -> None:
         """Shows the newest loss, and the label map (H, W) of the watched image, which `history.pictures` keeps."""
-        step = len(history.loss)
+        step, start = len(history.loss), time.perf_counter()
         if prediction is not None:
             history.pictures.append((step, prediction))
         recent = float(np.mean(history.loss[-10:]))
@@ -59,6 +62,7 @@ class Live:
             words = f"step {step} of {self.steps} · loss {recent:.3f}{score} · {left:.0f} s left"
             self.display.update(self._html(self._bar(step, words) + self._picture(history)))
         self.last = time.perf_counter()
+        self.cost = self.last - start
 
     def close(self, history) -> None:
         """The last picture, with the score if there is one; words alone where no step was done."""
