@@ -62,10 +62,13 @@ def main() -> None:
     parser.add_argument("--only", choices=LESSONS, nargs="+", default=list(LESSONS))
     parser.add_argument("--steps", type=int, help="default: the lesson's own")
     given = parser.parse_args()
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"lessons": {}}
+    found = {}
     for number in given.only:
         name = f"{number}, {given.steps} steps" if given.steps else number
-        kept["lessons"][name] = {str(seed): compared(number, seed, given.steps) for seed in given.seeds}
+        found[name] = {str(seed): compared(number, seed, given.steps) for seed in given.seeds}
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"lessons": {}}      # what ran meanwhile stays
+    for name, scores in found.items():
+        kept["lessons"][name] = dict(sorted((kept["lessons"].get(name, {}) | scores).items()))
     kept |= {"date": datetime.date.today().isoformat(), "python": platform.python_version(),
              "torch": importlib.metadata.version("torch").split("+")[0], "threads": torch.get_num_threads()}
     RESULTS.write_text(json.dumps(kept, indent=2) + "\n")

@@ -71,7 +71,7 @@ assert through[0] < 0.3 < through[1] < 0.45 < through[2] < 0.65
 import torchvision
 from segviz.models import vgg
 
-classifier = torchvision.models.vgg16().eval()
+classifier = torchvision.models.vgg16(init_weights=False).eval()
 convolutional = vgg.VGG16().eval()
 vgg.copy_classifier(convolutional, classifier.state_dict())
 parameters = sum(p.numel() for p in convolutional.parameters())
