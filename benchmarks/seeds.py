@@ -16,15 +16,16 @@ from pathlib import Path
 import jupytext
 import torch
 
+from segviz import models
 from segviz.data import toytown
 from segviz.training import evaluate, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results" / "seeds.json"
 FEW = [toytown.CLASSES.index(name) for name in ("pole", "marking", "car", "boat")]
-LESSONS = {  # words that mark the cells which define `network`, `settings`, `train` and `val`; the networks by name
+LESSONS = {  # words that mark the cells which define `network`, `settings`, `train`, `val`; what `network` is given
     "06": (("train, val =", "counts = torch.stack", "weights = full.sqrt()", "def network("),
-           {"FCN-32s": "FCN32s", "FCN-16s": "FCN16s", "FCN-8s": "FCN8s"}),
+           {"FCN-32s": models.FCN32s, "FCN-16s": models.FCN16s, "FCN-8s": models.FCN8s}),
     "07": (("train, val =", "modes = (", "def down(", "settings = {"),
            {"switches": "switches", "corner": "corner", "bilinear": "bilinear"}),
 }
@@ -47,7 +48,7 @@ def compared(number: str, seed: int, steps: int | None) -> dict[str, dict[str, f
     scope, found = definitions(number), {}
     settings = scope["settings"] | ({"steps": steps} if steps else {})
     for name, what in LESSONS[number][1].items():
-        network = scope["network"](scope.get(what, what), seed)
+        network = scope["network"](what, seed)
         fit(network, scope["train"], **settings, seed=seed, title=f"{name}, seed {seed}")
         scores = evaluate(network, scope["val"])
         found[name] = {"mean_iou": scores.mean_iou, "boundary_iou": scores.boundary_iou,
