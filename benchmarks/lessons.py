@@ -1,6 +1,6 @@
 """How long each lesson takes, what its scoreboard says, and the README's pictures: all from the executed lessons.
 
-    python benchmarks/lessons.py
+    python benchmarks/lessons.py [06 07]          (default: all)
 
 Writes data/results/lessons.json and data/pictures/*.png. The explorers are photographed in Chromium, where there is
 one.
@@ -89,16 +89,19 @@ def photograph(page_file: Path, picture: Path) -> None:
 def main() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    chosen = sys.argv[1:]
     results = {
         "date": datetime.date.today().isoformat(),
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "lessons": {},
+        "lessons": json.loads(RESULTS.read_text(encoding="utf-8"))["lessons"] if chosen else {},
     }
     with tempfile.TemporaryDirectory() as folder:
         for lesson in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.py")):
+            if chosen and lesson.stem[:2] not in chosen:
+                continue
             notebook, seconds = executed(lesson, Path(folder))
             number = lesson.stem[:2]
             keep_pictures(notebook, number)

@@ -127,6 +127,8 @@ def class_weights(counts):
 
 # %%
 from segviz.exercises import lesson_06 as exercises
+
+# %%
 exercises.class_weights.check(class_weights)
 
 # %%
