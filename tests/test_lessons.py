@@ -12,6 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 LESSONS = sorted((Path(__file__).parents[1] / "lessons").glob("[0-9][0-9]_*.py"))
+CHECK = re.compile(r"exercises\.(\w+)\.check\(\1\)")      # a cell of its own
 SECONDS = 600                                # a kernel that hangs is ended; speed is no test's business
 
 
@@ -45,7 +46,7 @@ def execute(lesson: Path, solved: bool, tmp_path: Path, monkeypatch) -> dict[str
     print(f"\n{lesson.stem}: {time.perf_counter() - start:.0f} s {'solved' if solved else 'as shipped'}")
     outcomes = {}
     for cell in notebook.cells:
-        if cell.cell_type == "code" and (check := re.fullmatch(r"exercises\.(\w+)\.check\(\1\)", cell.source.strip())):
+        if cell.cell_type == "code" and (check := CHECK.fullmatch(cell.source.strip())):
             shown = "".join(str(output.get("data", {}).get("text/html", "")) for output in cell.outputs)
             outcomes[check[1]] = re.search(r'data-outcome="([\w ]+)"', shown)[1]
     assert list(outcomes) == list(exercises), "checks in the lesson and exercises in the package differ"
@@ -86,3 +87,4 @@ def test_lesson_keeps_its_form(lesson):
     assert any("assert " in cell for cell in code) and "**Predict" in "".join(text)
     assert "Myth or measured?" in "".join(text) and "**Sources.**" in text[-1] and "## What was shown" in "".join(text)
     assert 2 <= len(exercises_of(lesson)) <= 5
+    assert [check[1] for cell in code if (check := CHECK.fullmatch(cell.strip()))] == list(exercises_of(lesson))
