@@ -303,17 +303,18 @@ def like_the_next(network):
     return (found == found.roll(1, 0)).float().mean().item()
 
 alike = {mode: like_the_next(network) for mode, network in networks.items()}
+alike["truth"] = (masks == masks.roll(1, 0)).float().mean().item()
 assert min(alike["corner"], alike["bilinear"]) > alike["switches"] + 0.03
+assert alike["truth"] < 0.5
 {mode: f"{share:.0%}" for mode, share in alike.items()}
 
 # %% [markdown]
-# Two *truths* agree on less than half of their pixels (you may compute it). So little comes
-# through: these two have mostly learned where things usually are, and say so of every scene, sky
-# above, road below.
+# Two *truths* agree on less than half of their pixels. So little comes through: these two have
+# mostly learned where things usually are, and say so of every scene, sky above, road below.
 #
 # One lucky run? In three (`network(mode, seed)` and `fit(..., seed=)`, 0 to 2) boundary IoU was
 # 0.21 to 0.27 with switches, 0.11 to 0.17 with corners, 0.14 to 0.16 bilinear, and the switches won
-# each time. Impatience? After 2,000 steps of 8 it was 0.40 with switches, 0.25 bilinear.
+# each time (`benchmarks/seeds.py`).
 #
 # > **Myth or measured?** *"The decoder draws the outlines."* These three have the same decoder,
 # > down to the weights they began with. What counts first is what reaches it.
@@ -372,8 +373,7 @@ assert boundary[0] > max(boundary[4], 0.85 * results["switches"].boundary_iou)
 
 # %% [markdown]
 # The first ones hardly matter. The last one hurts, here most of all: perhaps because only two
-# convolutions come behind it. That is no law, though: after a longer training (2,000 steps of 8)
-# the fourth hurt more.
+# convolutions come behind it. One training of one network is no law.
 
 # %% [markdown]
 # ## Whose picture is it?
@@ -463,10 +463,10 @@ print(f"the layers at the bottom hold {bottom_of_ours:.0%} of this network's wei
 # learned to read it.
 #
 # > **Myth or measured?** *"The code says what, the switches say where."* In this network the
-# > switches say both, as well as they can, and after 2,000 steps of 8 no less so. But it is small,
-# > from scratch, and its batch normalisation at the bottom sees six numbers a channel, one a
-# > picture. The paper's began with a trained VGG16. How it is there, we have not measured. A story
-# > told of a network is no measurement either.
+# > switches say both, as well as they can. But it is small, from scratch, and its batch
+# > normalisation at the bottom sees six numbers a channel, one a picture. The paper's began with a
+# > trained VGG16. How it is there, we have not measured. A story told of a network is no
+# > measurement either.
 
 # %% [markdown]
 # ## See it yourself
@@ -581,9 +581,8 @@ assert results["FCN-8s"].boundary_iou > results["switches"].boundary_iou
 assert marking["switches"] > marking["FCN-8s"] + 0.05
 
 # %% [markdown]
-# It buys the lane markings. Overall FCN-8s is ahead. Patience brings the two close together: after
-# 2,000 steps of 8 mean IoU was 0.53 against FCN-8s's 0.54, boundary IoU 0.40 against 0.41, markings
-# 0.39 against 0.16. But the paper has DeconvNet ahead!
+# It buys the lane markings. Overall FCN-8s is ahead, after as many steps. But the paper has
+# DeconvNet ahead!
 #
 # ## Their numbers, and ours
 #
@@ -725,7 +724,7 @@ assert 1.5 * p < v and 1.5 * p < f and f > 0.85 * results["switches"].boundary_i
 # Here, with one convolution to read them, places alone say little, and values nearly as much as all
 # features. (A whole decoder has learned to read far more from places, as you have seen.) And one
 # convolution on these features, trained for 200 steps, is no worse than the whole decoder after
-# 400. (In 2,000 steps of 8 the network did leave it behind.)
+# 400.
 #
 # So why does the decoder get addresses only, and never what stood there? Handing over everything
 # costs 64 times the memory. Yet memory is what one can buy. **Lesson 8: U-Net.**

@@ -1,7 +1,15 @@
-"""Fixtures for tests that drive a browser: they skip, saying why, where there is none."""
+"""Fixtures for tests that drive a browser (they skip, saying why, where there is none), or train tiny networks."""
 
 import browser as driving
 import pytest
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For tiny networks: waking other threads takes longer than their work, and sums come out alike every time."""
+    from segviz.widgets import engine
+    with engine.one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,16 +21,9 @@ from torch import nn
 from segviz import checkpoint, models, runs
 from segviz.checkpoint import file as files
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHIPPED = sorted((Path(__file__).parents[1] / "data" / "checkpoints").glob("*.safetensors"))
 POSIX = pytest.mark.skipif(os.name == "nt", reason="a matter of POSIX")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tensors_of_all_kinds() -> dict[str, torch.Tensor]:

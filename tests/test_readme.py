@@ -40,3 +40,17 @@ def test_the_speeds_are_the_measured_ones():
     for name in ("scores", "sliding"):
         for where in ("kernel", "browser"):
             assert f"{explorers[name][where]['drawn_p95']} ms" in README
+
+
+def test_the_promises_are_the_counted_ones():
+    parts = json.loads((RESULTS / "reliability.json").read_text())["parts"]
+    kills, resume, signals = parts["kills"], parts["resume"], parts["signals"]
+    for words in (
+        f"{kills['kills']} processes killed while they save: {kills['unreadable']} files unreadable, {kills['lost']}",
+        f"{parts['kills in place']['unreadable']} of {parts['kills in place']['kills']} unreadable",
+        f"{parts['hostile']['files']} hostile files: {parts['hostile']['ran']} ran, {parts['hostile']['accepted']}",
+        f"{parts['flips']['flips']:,} bits of a file flipped: {parts['flips']['accepted']} accepted",
+        f"{resume['exact']} of {resume['stops']} end", f"{signals['exact']} of {signals['signals']} |",
+        f"at most {parts['processes']['loss']:.1e}",
+    ):
+        assert words in README

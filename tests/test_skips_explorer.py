@@ -16,10 +16,11 @@ from segviz import metrics
 from segviz.data import toytown
 from segviz.draw import PALETTE
 from segviz.models import FCN8s, FCN16s, FCN32s
-from segviz.widgets import SkipsExplorer, engine
+from segviz.widgets import SkipsExplorer
 from segviz.widgets.panels import CLEAR, VOID, encode
 from segviz.widgets.skips import EVERY, WRONG, decided, labels
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE, COUNT = 32, 5
 SCENE, TRUTH, SUM, WHO, PIXEL, ALONE, SCORES, CLASSES = 0, 1, 2, 3, 4, slice(5, 8), 8, 9
 WEIGHTS = [(1, 1, 1), (0.3, 1, 0), (0, 0, 0.7), (0.9, 0.2, 0.6), (0, 0, 0)]
@@ -42,13 +43,6 @@ class Sources(nn.Module):
 
     def forward(self, images):
         return sum(self.contributions(images))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The networks are tiny: waking other threads for them takes longer than their work."""
-    with engine.one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

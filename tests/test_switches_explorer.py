@@ -12,23 +12,17 @@ from torch import nn
 from segviz import layers, metrics
 from segviz.data import toytown
 from segviz.models import DeconvNet
-from segviz.widgets import SwitchesExplorer, engine
+from segviz.widgets import SwitchesExplorer
 from segviz.widgets.panels import HeatMap, encode
 from segviz.widgets.switches import _by_chance
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE, COUNT = 64, 3
 NAMES = [f"stage{stage}" for stage in range(1, 6)]
 STEPS = ["2 → 4", "4 → 8", "8 → 16", "16 → 32", "32 → 64"]
 SCENE, TRUTH, WHOLE, MASK, CLASSES, STAGES = 0, 1, 2, 3, 4, slice(5, 10)
 PLAIN = [("switches",) * 5, ("corner",) * 5, ("bilinear",) * 5]
 PLAIN += [("switches", "corner", "bilinear", "switches", "corner")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The networks are tiny: waking other threads for them takes longer than their work."""
-    with engine.one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,7 @@ from segviz.training import loop, processes, saving
 from segviz.training.batches import shuffled
 from segviz.training.signals import Signals
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
