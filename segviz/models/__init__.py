@@ -3,5 +3,6 @@
 from segviz.models.deconvnet import DeconvNet
 from segviz.models.fcn import FCN8s, FCN16s, FCN32s
 from segviz.models.hypercolumn import Hypercolumn
+from segviz.models.unet import UNet
 
-__all__ = ["DeconvNet", "FCN8s", "FCN16s", "FCN32s", "Hypercolumn"]
+__all__ = ["DeconvNet", "FCN8s", "FCN16s", "FCN32s", "Hypercolumn", "UNet"]
