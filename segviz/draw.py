@@ -1,7 +1,7 @@
 """Palettes and pictures: every function takes a matplotlib `ax`, draws on it, and returns the artists.
 
-Label maps are `(H, W)` integer arrays with 255 for void; images are `(3, H, W)` or `(H, W, 3)`, float in [0, 1] or
-uint8. Tensors and arrays are both welcome.
+Label maps are `(H, W)` integer arrays with 255 for void; images are `(3, H, W)` or `(H, W, 3)`, or grey
+`(1, H, W)`, float in [0, 1] or uint8. Tensors and arrays are both welcome.
 """
 
 import numpy as np
@@ -51,14 +51,17 @@ def array(values) -> np.ndarray:
 
 
 def rgb(picture) -> np.ndarray:
-    """An image (3, H, W) or (H, W, 3), float in [0, 1] or uint8, as (H, W, 3) uint8; not-a-number becomes 0.
+    """An image (3, H, W), (H, W, 3), or grey (1, H, W), float in [0, 1] or uint8, as (H, W, 3) uint8; not-a-number
+    becomes 0.
 
     Raises ValueError for other shapes, and for other whole numbers, whose range is not known."""
     pixels = array(picture)
+    if pixels.ndim == 3 and pixels.shape[0] == 1:
+        pixels = pixels.repeat(3, 0)
     if pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.shape[2] != 3:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"an image is (3, H, W) or (H, W, 3), but this one has shape {pixels.shape}")
+        raise ValueError(f"an image is (3, H, W), (H, W, 3) or grey (1, H, W), but this one has shape {pixels.shape}")
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype.kind != "f":

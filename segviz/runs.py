@@ -79,4 +79,7 @@ def data_set(name: str, split: str, size, length: int | None = None, seed: int =
     if name == "toytown":
         from segviz.data import Toytown, toytown
         return Toytown(split, size, length, seed), toytown.CLASSES
-    raise ValueError(f"a data set is toytown, but got {name!r}")
+    if name == "cells":
+        from segviz.data import Cells, cells
+        return Cells(split, size, length, seed), cells.CLASSES
+    raise ValueError(f"a data set is toytown or cells, but got {name!r}")

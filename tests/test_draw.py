@@ -26,12 +26,17 @@ def test_images_in_any_layout(picture):
 
 
 @pytest.mark.parametrize(("picture", "words"), [
-    (torch.rand(1, 5, 7), r"\(1, 5, 7\)"),                            # grey
+    (torch.rand(2, 5, 7), r"\(2, 5, 7\)"), (torch.rand(5, 7), r"\(5, 7\)"),
     (torch.full((3, 5, 7), 200), "int64"),                            # would be white all over
 ])
 def test_what_is_no_image_is_refused_in_words(picture, words):
     with pytest.raises(ValueError, match=words):
         draw.rgb(picture)
+
+
+def test_a_grey_image_is_shown_in_grey():
+    grey = torch.rand(1, 5, 7)
+    assert np.array_equal(draw.rgb(grey), draw.rgb(grey.expand(3, -1, -1)))
 
 
 def test_not_a_number_is_black():

@@ -13,10 +13,11 @@ import segviz
 PACKAGE = Path(segviz.__file__).parent
 
 # What each part may import of segviz. Of the entries that a module lies in, the longest speaks for it.
-GROUND = {"layers", "metrics", "losses", "receptive", "crf", "draw", "exercises.progress"}
+GROUND = {"layers", "metrics", "losses", "instances", "receptive", "crf", "draw", "exercises.progress"}
 MIDDLE = GROUND | {"data", "models", "training", "live"}
 RULES = {
-    "layers": set(), "metrics": set(), "losses": set(), "receptive": {"receptive"}, "crf": set(), "draw": set(),
+    "layers": set(), "metrics": set(), "losses": set(), "instances": set(), "receptive": {"receptive"}, "crf": set(),
+    "draw": set(),
     "exercises.progress": set(),
     "data": {"data", "draw"},
     "models": {"models", "layers"},

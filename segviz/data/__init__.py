@@ -1,6 +1,7 @@
 """The data sets: worlds that are drawn, and folders that are read."""
 
-from segviz.data import toytown
+from segviz.data import cells, toytown
+from segviz.data.cells import Cells
 from segviz.data.toytown import Toytown
 
-__all__ = ["Toytown", "toytown"]
+__all__ = ["Cells", "Toytown", "cells", "toytown"]

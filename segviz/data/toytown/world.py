@@ -17,13 +17,14 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from segviz.data.arguments import checked_size, natural
 from segviz.data.toytown.paint import CLASSES, MARKING, POLE, VOID
 from segviz.data.toytown.plan import plan
 from segviz.data.toytown.scenery import draw
 from segviz.data.toytown.twins import checked_label, class_of, draw_pair
 from segviz.draw import PALETTE, VOID_COLOUR
 
-SMALLEST = 32
+SMALLEST, TOO_SMALL = 32, "below that a pole is nothing"
 THIN_VOTES, CLEAR_VOTES = 3, 7      # of 9 samples: what a thin class needs, and what any other
 LENGTHS = {"train": 1000, "val": 200, "test": 200}
 
@@ -56,8 +57,8 @@ def scene(index, size=96, *, seed=0):
     picture the places stretch, the things keep their shape. Raises ValueError on a size that is too small or
     no integer.
     """
-    height, width = _checked_size(size)
-    return _finish(*draw(plan(_natural(index, "index"), _natural(seed, "seed")), height, width))
+    height, width = checked_size(size, SMALLEST, TOO_SMALL)
+    return _finish(*draw(plan(natural(index, "index"), natural(seed, "seed")), height, width))
 
 
 def pair(index, size=96, *, distance, seed=0, label=None):
@@ -70,9 +71,9 @@ def pair(index, size=96, *, distance, seed=0, label=None):
     pictures that differ in it differ in the beacon's box alone. `size` as in `scene`. Returns a `Scene`.
     Raises ValueError where `distance` is less than 1 or leaves no room.
     """
-    height, width = _checked_size(size)
-    index, seed = _natural(index, "index"), _natural(seed, "seed")
-    if _natural(distance, "distance") < 1:
+    height, width = checked_size(size, SMALLEST, TOO_SMALL)
+    index, seed = natural(index, "index"), natural(seed, "seed")
+    if natural(distance, "distance") < 1:
         raise ValueError("distance must be at least 1 pixel (side by side), and it is 0.")
     label = class_of(index, seed) if label is None else checked_label(label)
     return _finish(*draw_pair(index, seed, height, width, operator.index(distance), label))
@@ -130,30 +131,6 @@ def _objects(canvas, mask, seen):
     return number[seen].reshape(mask.shape), objects
 
 
-def _natural(value, name):
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise ValueError(f"{name} must be an integer from 0 up, and it is {value!r}. "
-                         f"Give for example {name}=0.")
-    return number
-
-
-def _checked_size(size):
-    pair = size if isinstance(size, (tuple, list)) else (size, size)
-    try:
-        height, width = (operator.index(side) for side in pair)
-    except (TypeError, ValueError):
-        raise ValueError(f"size must be an integer or (height, width), and it is {size!r}. "
-                         "Give for example size=96.") from None
-    if min(height, width) < SMALLEST:
-        raise ValueError(f"size must be at least {SMALLEST} pixels each way, and it is {size!r}: "
-                         "below that a pole is nothing. Give for example size=96.")
-    return height, width
-
-
 class Toytown(Dataset):
     """Scenes as a data set of (image, mask): float32 (3, H, W) in [0, 1], int64 (H, W) with 255 for void.
 
@@ -165,9 +142,9 @@ class Toytown(Dataset):
     def __init__(self, split, size=96, length=None, seed=0):
         if split not in LENGTHS:
             raise ValueError(f'split must be "train", "val" or "test", and it is {split!r}.')
-        self.split, self.size = split, _checked_size(size)
-        self.length = LENGTHS[split] if length is None else _natural(length, "length")
-        self.seed = _natural(seed, "seed")
+        self.split, self.size = split, checked_size(size, SMALLEST, TOO_SMALL)
+        self.length = LENGTHS[split] if length is None else natural(length, "length")
+        self.seed = natural(seed, "seed")
         self._kept = {}
 
     def __len__(self):

@@ -1,0 +1,67 @@
+"""The picture of a culture in a phase-contrast microscope.
+
+It shows how much light is held up: by `thickness`, which is darker the thicker a cell is, less its own average
+around each point. That average is what makes the bright halo outside a cell, and pales it inside. Very thick cells,
+those about to divide, hold light up by more than half a wave, and shine.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from segviz.data.cells.culture import texture
+
+HALO = 4.5          # pixels over which the microscope averages
+SEAM = 1.1          # pixels: half the width of the dip where two cells meet
+
+
+def photograph(dice, culture):
+    """The picture (H, W) float32 in [0, 1] of a `culture`."""
+    height, width = culture.own.shape
+    held = thickness(dice, culture)
+    halo = ndimage.gaussian_filter(held, HALO, mode="nearest")
+    contrast = dice.uniform(0.26, 0.38)
+    light = 0.50 + 0.045 * texture(dice, height, width, 40.0, 4) + dice.uniform(-0.05, 0.05)
+    seen = light - contrast * (np.sin(held) - 0.95 * halo) + _dust(dice, height, width)
+    seen = ndimage.gaussian_filter(seen, 0.5, mode="nearest")
+    seen += 0.016 * dice.standard_normal((height, width), dtype=np.float32)
+    return seen.clip(0, 1).astype(np.float32)
+
+
+def thickness(dice, culture):
+    """How much each point holds up the light, in radians (H, W)."""
+    shape = culture.own.shape
+    fine, grains, coarse = (texture(dice, *shape, grain, seed) for grain, seed in ((0.7, 5), (1.3, 6), (3.0, 7)))
+    seam = texture(dice, *shape, 7.0, 8)
+    radius, is_round = culture.radius[culture.owner], culture.round[culture.owner]
+    inside = np.maximum(1 - culture.own, 0) * radius                            # pixels from the outline
+    meeting = (culture.other - culture.own) * radius / 2                        # pixels from the next cell
+    height = np.where(is_round, 4.2, (0.85 * np.exp(0.18 * dice.standard_normal(len(culture.radius))))[culture.owner])
+    body = (1 - np.exp(-inside / 1.4)) * (0.5 + 0.5 * np.sqrt(np.maximum(1 - culture.own ** 2, 0)))
+    dip = np.clip(dice.uniform(0.25, 0.5) + 0.22 * seam, 0.06, 0.9)
+    body *= 1 - dip * np.exp(-(meeting / SEAM) ** 2)
+    nucleus, rim, spots = _nucleus(dice, culture)
+    rough = (0.10 * fine + 0.13 * grains + 0.08 * coarse) * (1 - 0.75 * nucleus)
+    lively = 1 + rough + 0.20 * nucleus + 0.22 * rim + 0.55 * spots
+    return (height * body * np.where(is_round, 1 + 0.3 * rough, lively)).astype(np.float32)
+
+
+def _nucleus(dice, culture):
+    """Three maps (H, W) in [0, 1]: where a cell's nucleus lies, its rim, and one or two dark nucleoli in it."""
+    count, owner = len(culture.radius), culture.owner
+    size = dice.uniform(0.36, 0.48, count)[owner]
+    x, y = (axis - dice.uniform(-0.16, 0.16, count)[owner] for axis in (culture.x, culture.y))
+    far = (np.hypot(x, y) - size) * culture.radius[owner]                       # pixels from its outline
+    spots = np.zeros_like(far)
+    for _ in range(2):
+        dx, dy = (axis - dice.uniform(-0.17, 0.17, count)[owner] for axis in (x, y))
+        spots = np.maximum(spots, np.exp(-(dx * dx + dy * dy) * (culture.radius[owner] / 1.25) ** 2))
+    return np.clip(0.5 - far, 0, 1), np.exp(-(far / 0.8) ** 2), spots
+
+
+def _dust(dice, height, width):
+    """Specks that float above the culture: bright or dark points, few."""
+    specks = np.zeros((height, width), np.float32)
+    for _ in range(dice.poisson(height * width / 2500)):
+        row, column = dice.integers(height), dice.integers(width)
+        specks[row, column] = (1.4, -0.8)[dice.integers(2)]
+    return specks
