@@ -270,3 +270,50 @@ def unpool(maps: Tensor, switches: Tensor, mode: str = "switches") -> Tensor:
         down, right = torch.randint(2, (2, *maps.shape), device=maps.device)
         switches = switches + down * 2 * width + right
     return F.max_unpool2d(maps, switches, 2)
+
+
+# --- pyramid pooling (lesson 09)
+
+
+class PyramidPooling(nn.Module):
+    """Averages a map over the whole of it, its quarters, its ninths, ..., and hands every place all of these.
+    Zhao et al. 2017, section 3.2.
+
+    channels: of the map that comes in, C. bins: for each number b the map is averaged in b x b regions, and a 1x1
+    convolution makes C // len(bins) channels of the averages; a ReLU follows. norm: batch normalisation between them.
+    Averages are enlarged bilinearly with corners aligned, as in the authors' code: the outermost regions stand for the
+    map's corners, not for their own middles. No bins: the map stays as it is.
+
+    (B, C, H, W) -> (B, C + len(bins) * (C // len(bins)), H, W), `out_channels`: the map first, then the bins in order.
+    ValueError for bins that are not numbers from 1 up or more than the channels, and, with `norm`, for a batch of one
+    in training where a bin is 1: of one average a channel there is no variance.
+    """
+
+    def __init__(self, channels: int, bins: tuple[int, ...] = (1, 2, 3, 6), norm: bool = True):
+        super().__init__()
+        if len(bins) > channels or min(bins, default=1) < 1:
+            raise ValueError(f"bins are numbers from 1 up, at most one a channel; got {bins} for {channels} channels")
+        self.bins, each = tuple(bins), channels // max(1, len(bins))
+        self.out_channels = channels + len(bins) * each
+        self.branches = nn.ModuleList()
+        for size in bins:
+            conv, norms = nn.Conv2d(channels, each, 1, bias=not norm), [nn.BatchNorm2d(each)] if norm else []
+            self.branches.append(nn.Sequential(nn.AdaptiveAvgPool2d(size), conv, *norms, nn.ReLU(inplace=True)))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.cat(self.levels(maps), dim=1)
+
+    def levels(self, maps: Tensor) -> list[Tensor]:
+        """What `forward` concatenates: the map itself, and one for each bin, of the map's size."""
+        for size, branch in zip(self.bins, self.branches, strict=True):
+            alone = size == 1 and len(maps) == 1
+            if alone and any(layer.training and isinstance(layer, nn.BatchNorm2d) for layer in branch):
+                raise ValueError(
+                    "bin 1 cannot train on a batch of one: it leaves one average a channel, and batch normalisation "
+                    "needs more. Take two images or more, or call .eval() first"
+                )
+        large = [
+            F.interpolate(branch(maps), size=maps.shape[2:], mode="bilinear", align_corners=True)
+            for branch in self.branches
+        ]
+        return [maps, *large]

@@ -3,6 +3,7 @@
 from segviz.models.deconvnet import DeconvNet
 from segviz.models.fcn import FCN8s, FCN16s, FCN32s
 from segviz.models.hypercolumn import Hypercolumn
+from segviz.models.pspnet import PSPNet
 from segviz.models.unet import UNet
 
-__all__ = ["DeconvNet", "FCN8s", "FCN16s", "FCN32s", "Hypercolumn", "UNet"]
+__all__ = ["DeconvNet", "FCN8s", "FCN16s", "FCN32s", "Hypercolumn", "PSPNet", "UNet"]

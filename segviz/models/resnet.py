@@ -1,0 +1,111 @@
+"""ResNet, the backbone of PSPNet and of DeepLab from v2 on.
+
+He, Zhang, Ren, Sun 2016, "Deep residual learning for image recognition", table 1; blocks and names as in torchvision.
+"""
+
+from torch import Tensor, nn
+
+from segviz.models.vgg import check_images
+
+
+class ResNet(nn.Module):
+    """The four stages of a ResNet of bottleneck blocks, dilated so that its last map is as fine as is asked for.
+
+    layers: blocks a stage; (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) ResNet-101.
+    in_channels: channels of the image. width: channels inside the blocks of the first stage; 64 is the paper's.
+    output_stride: 32 (the paper's), 16 or 8. What halves the map beyond it does not stride; instead the 3x3
+    convolutions from there on are dilated, by 2, and by 4 behind a second one, so that they read as far as before.
+    dilate_first: whether the 3x3 convolution of such a stage's first block has the stage's new dilation too. Nothing
+    has been left out in front of it yet, and torchvision gives it the one of the stage before (False): every weight
+    then reads where it read at stride 32. The authors of PSPNet and of DeepLab dilate it too (True). The same weights
+    give different maps.
+    deep_stem: three 3x3 convolutions, of width, width and twice the width, in front of the first pooling, as in the
+    authors' PSPNet, in the place of one of 7x7.
+
+    The stride of a stage lies in its first block's 3x3 convolution, as in torchvision and PSPNet; the paper has it in
+    the 1x1 in front. Convolutions start from He et al. 2015's normal distribution (of what they write to).
+    A plain stem's parameters have torchvision's names: `load_state_dict` takes `imagenet_weights`.
+
+    `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> the maps of the four stages, fine to coarse:
+    4, 8, 16 and 32 times `width` channels, at strides 4, 8, 16 and 32, but none above `output_stride`. At a stride s a
+    map has ceil(H / s) rows, and row i lies upon row s * i of the image. ValueError for anything else.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[int, ...] = (3, 4, 6, 3),
+        in_channels: int = 3,
+        width: int = 64,
+        output_stride: int = 8,
+        deep_stem: bool = False,
+        dilate_first: bool = False,
+    ):
+        super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride is 8, 16 or 32, but got {output_stride}")
+        if len(layers) != 4 or min(layers) < 1:
+            raise ValueError(f"layers are the blocks of four stages, such as (3, 4, 6, 3), but got {layers}")
+        self.layers, self.in_channels, self.width, self.output_stride = tuple(layers), in_channels, width, output_stride
+        self.deep_stem, self.dilate_first = deep_stem, dilate_first
+        if deep_stem:
+            self.conv1, self.bn1 = _conv(in_channels, width, 3, stride=2), nn.BatchNorm2d(width)
+            self.conv2, self.bn2 = _conv(width, width, 3), nn.BatchNorm2d(width)
+            self.conv3, self.bn3 = _conv(width, 2 * width, 3), nn.BatchNorm2d(2 * width)
+        else:
+            self.conv1, self.bn1 = _conv(in_channels, width, 7, stride=2), nn.BatchNorm2d(width)
+        self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1, self.layer2, self.layer3, self.layer4 = self._stages()
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        check_images(images, self.in_channels)
+        x = self.relu(self.bn1(self.conv1(images)))
+        if self.deep_stem:
+            x = self.relu(self.bn2(self.conv2(x)))
+            x = self.relu(self.bn3(self.conv3(x)))
+        maps, x = [], self.maxpool(x)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def _stages(self) -> list[nn.Sequential]:
+        channels, jump, dilation, stages = self.width * (1 + self.deep_stem), 4, 1, []
+        for blocks, multiple, stride in zip(self.layers, (1, 2, 4, 8), (1, 2, 2, 2), strict=True):
+            before = dilation
+            if jump * stride > self.output_stride:
+                dilation, stride = dilation * stride, 1
+            jump *= stride
+            inner = multiple * self.width
+            first = Bottleneck(channels, inner, stride, dilation if self.dilate_first else before)
+            channels = 4 * inner
+            stages.append(nn.Sequential(first, *(Bottleneck(channels, inner, 1, dilation) for _ in range(blocks - 1))))
+        return stages
+
+
+class Bottleneck(nn.Module):
+    """A 1x1 convolution to `inner` channels, a 3x3 among them, a 1x1 to four times as many; and what came in, added.
+    Where that has another shape, a 1x1 convolution gives it the right one. (B, in_channels, H, W) -> (B, 4 inner,
+    ceil(H / stride), likewise W)."""
+
+    def __init__(self, in_channels: int, inner: int, stride: int = 1, dilation: int = 1):
+        super().__init__()
+        self.conv1, self.bn1 = _conv(in_channels, inner, 1), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = _conv(inner, inner, 3, stride, dilation), nn.BatchNorm2d(inner)
+        self.conv3, self.bn3 = _conv(inner, 4 * inner, 1), nn.BatchNorm2d(4 * inner)
+        self.relu, self.downsample = nn.ReLU(inplace=True), None
+        if stride > 1 or in_channels != 4 * inner:
+            self.downsample = nn.Sequential(_conv(in_channels, 4 * inner, 1, stride), nn.BatchNorm2d(4 * inner))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + kept)
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    padding = dilation * (kernel_size // 2)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
