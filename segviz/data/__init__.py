@@ -2,6 +2,7 @@
 
 from segviz.data import cells, toytown
 from segviz.data.cells import Cells
+from segviz.data.folder import Folder
 from segviz.data.toytown import Toytown
 
-__all__ = ["Cells", "Toytown", "cells", "toytown"]
+__all__ = ["Cells", "Folder", "Toytown", "cells", "toytown"]
