@@ -23,6 +23,7 @@ class Batch(NamedTuple):
     labels: Tensor  # int64 (B, H, W) or (B,)
     indices: list[int]  # which items of the data set these are
     extent: tuple[int, int] | None  # lowest and highest label that is not void; None where all are void
+    weights: Tensor | None = None  # float (B, H, W): what each pixel counts for besides its class
 
 
 def shuffled(count: int, batch_size: int, seed: int, step: int) -> list[tuple[int, int]]:
@@ -44,31 +45,32 @@ def mixed(*numbers: int) -> int:
 
 
 class Examples(Dataset):
-    """Items (image, label, index) of `data`, augmented; in order where they are asked for by number, and by
+    """Items (image, label, index, weights) of `data`, augmented; in order where they are asked for by number, and by
     (epoch, index) with the chance of that epoch. torch's CPU generator is seeded for each such item, so that a data
-    set that draws from it repeats itself too."""
+    set that draws from it repeats itself too. pixel_weights: a function of the augmented label; None: no weights."""
 
-    def __init__(self, data, augment=None, seed: int = 0):
-        self.data, self.augment, self.seed = data, augment, seed
+    def __init__(self, data, augment=None, seed: int = 0, pixel_weights=None):
+        self.data, self.augment, self.seed, self.pixel_weights = data, augment, seed, pixel_weights
 
     def __getitem__(self, place: tuple[int, int] | int):
         if isinstance(place, int):
-            return *self.data[place], place
+            return *self.data[place], place, None
         epoch, index = place
         torch.default_generator.manual_seed(mixed(self.seed, epoch, index))
         image, label = self.data[index]
         if self.augment is not None:
             generator = torch.Generator().manual_seed(mixed(self.seed, epoch, index, 1))
             image, label = self.augment(torch.as_tensor(image), torch.as_tensor(label), generator)
-        return image, label, index
+        return image, label, index, self.pixel_weights and self.pixel_weights(torch.as_tensor(label))
 
 
 def training_batches(
-    train, batch_size: int, seed: int, steps: range, *, augment=None, ignore_index=255, workers=0, part=slice(None), pin
-) -> Iterator[Batch]:
+    train, batch_size: int, seed: int, steps: range, *, augment=None, pixel_weights=None, ignore_index=255, workers=0,
+    part=slice(None), pin,
+) -> Iterator[Batch]:  # fmt: skip
     """The batches of `steps`, one each; `part` of each, where several processes share it."""
     places = (shuffled(len(train), batch_size, seed, step)[part] for step in steps)
-    return _load(Examples(train, augment, seed), places, Collate(ignore_index), workers, pin)
+    return _load(Examples(train, augment, seed, pixel_weights), places, Collate(ignore_index), workers, pin)
 
 
 def scoring_batches(
@@ -111,15 +113,16 @@ class Collate:
         self.ignore_index = ignore_index
 
     def __call__(self, items) -> Batch:
-        images, labels, indices = zip(*items, strict=True)
+        images, labels, indices, weights = zip(*items, strict=True)
         try:
             images, labels = _stacked("images", images), _stacked("labels", labels)
+            weights = None if weights[0] is None else _stacked("weights", weights)
             _check_kinds(images, labels)
         except ValueError as error:
             error.add_note(f"in the batch of the items {list(indices)}")
             raise
         labels = labels.long()
-        return Batch(images, labels, list(indices), losses.label_range(labels, self.ignore_index))
+        return Batch(images, labels, list(indices), losses.label_range(labels, self.ignore_index), weights)
 
 
 class CollateBySize:
@@ -130,9 +133,9 @@ class CollateBySize:
 
     def __call__(self, items) -> list[Batch]:
         groups: dict[tuple, list] = {}
-        for image, label, index in items:
+        for image, label, index, weights in items:
             image, label = torch.as_tensor(image), torch.as_tensor(label)
-            groups.setdefault((image.shape, label.shape), []).append((image, label, index))
+            groups.setdefault((image.shape, label.shape), []).append((image, label, index, weights))
         return [self.collate(group) for group in groups.values()]
 
 

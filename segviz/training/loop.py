@@ -1,6 +1,7 @@
 """The training loop: `fit` is the frame, `_step` is what happens to one batch."""
 
 import dataclasses
+import functools
 import math
 import time
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ def fit(
     optimizer: str = "adamw",
     momentum: float = 0.9,
     class_weights: Tensor | None = None,
+    pixel_weights=None,
     augment=None,
     ignore_index: int = 255,
     seed: int = 0,
@@ -51,6 +53,8 @@ def fit(
     steps: batches to train on; the data are shuffled anew each epoch. A last, short batch is left out unless it is the
     only one. optimizer: "adamw", or "sgd" with `momentum`. class_weights: (C,), see `losses.class_weights`.
     augment: `augment(image, label, generator) -> (image, label)`, see `data.transforms.Augment`.
+    pixel_weights: `pixel_weights(label) -> float (H, W)`, what each pixel counts for besides its class, taken after
+    augmentation; `losses.border_weights`, say.
     seed: of all chance in it. A step's is drawn from (seed, step), an item's from (seed, epoch, index); torch's
     generators are afterwards as they were (but that of MPS).
     device: default CUDA, then MPS, then CPU. On CUDA: bfloat16 autocast, channels_last.
@@ -76,7 +80,8 @@ def fit(
         raise ValueError("resume=True takes up the run in a folder: give fit(..., folder=...) too")
     settings = _settings(
         steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay, optimizer=optimizer, momentum=momentum,
-        class_weights=class_weights, augment=augment, ignore_index=ignore_index, seed=seed, items=len(train),
+        class_weights=class_weights, pixel_weights=pixel_weights, augment=augment, ignore_index=ignore_index, seed=seed,
+        items=len(train),
     )  # fmt: skip
     here = processes.place(device)
     first, cuda = here.rank == 0, here.device.type == "cuda"
@@ -93,7 +98,9 @@ def fit(
         network = torch.compile(network) if compile else network
         loading = {"ignore_index": ignore_index, "workers": workers}
         todo = range(done + 1, steps + 1)
-        batches = training_batches(train, batch_size, seed, todo, augment=augment, part=part, pin=cuda, **loading)
+        batches = training_batches(
+            train, batch_size, seed, todo, augment=augment, pixel_weights=pixel_weights, part=part, pin=cuda, **loading
+        )
         live = Live(steps, title, watch, show if first else False, done)
 
         def score(step: int) -> bool:
@@ -163,7 +170,8 @@ def _step(network, optimizer, rate, batch: Batch, step: int, here, signals, igno
 
     with processes.autocast(here.device):
         logits = network(images)
-    total, weight = losses.cross_entropy_parts(logits, labels, ignore_index, class_weights, batch.extent)
+    weights = None if batch.weights is None else batch.weights.to(here.device, non_blocking=cuda)
+    total, weight = losses.cross_entropy_parts(logits, labels, ignore_index, class_weights, batch.extent, weights)
 
     asked = [total.new_full((), float(signals.waiting == number)) for number in SIGNALS]
     sums = here.summed(torch.stack([total.detach(), weight, *asked]))
@@ -231,9 +239,19 @@ def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float, mome
 
 def _settings(**settings) -> dict:
     """What must be the same where a run is taken up, as JSON gives it back."""
-    weights, augment = settings["class_weights"], settings["augment"]
+    weights = settings["class_weights"]
     settings["class_weights"] = None if weights is None else torch.as_tensor(weights).tolist()
-    if augment is not None:  # a function's repr has its address in it
-        plain = dataclasses.is_dataclass(augment)
-        settings["augment"] = repr(augment) if plain else getattr(augment, "__qualname__", type(augment).__qualname__)
-    return settings
+    return settings | {name: _told(settings[name]) for name in ("augment", "pixel_weights")}
+
+
+def _told(function) -> str | None:
+    """What a file says of a function: its name, with its arguments where it is a dataclass or a `functools.partial`
+    (the repr of another has its address in it)."""
+    if function is None:
+        return None
+    if dataclasses.is_dataclass(function):
+        return repr(function)
+    if isinstance(function, functools.partial):
+        given = [*map(repr, function.args), *(f"{name}={value!r}" for name, value in function.keywords.items())]
+        return f"{_told(function.func)}({', '.join(given)})"
+    return getattr(function, "__qualname__", type(function).__qualname__)
