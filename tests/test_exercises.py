@@ -9,8 +9,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
+import torchvision
 from jupyter_client.manager import start_new_kernel
 from torch import nn
 
@@ -28,6 +30,7 @@ from segviz.exercises import (
     lesson_05,
     lesson_06,
     lesson_07,
+    lesson_08,
 )
 from segviz.exercises.progress import Progress
 from segviz.layers import bilinear_kernel, linear_to_conv
@@ -289,6 +292,101 @@ def _pasted_in_place(scores, boxes, height, width):
     return out
 
 
+def _valid_by_layers(size, depth):
+    """What torch makes of it: real layers on a map without numbers; an error of theirs is the 0."""
+    line = torch.empty(1, 1, size, device="meta")
+    two = nn.Sequential(nn.Conv1d(1, 1, 3), nn.Conv1d(1, 1, 3)).to("meta")
+    try:
+        for _ in range(depth):
+            line = two(line)
+            if line.shape[-1] % 2:
+                return 0
+            line = F.max_pool1d(line, 2)
+        line = two(line)
+        for _ in range(depth):
+            line = two(nn.Upsample(scale_factor=2)(line))
+        return line.shape[-1]
+    except RuntimeError:
+        return 0
+
+
+def _valid_from_the_bottom(size, depth):
+    """Backwards: every size that works comes from a whole number at the bottom."""
+    for bottom in range(1, size):
+        before, after = bottom + 4, bottom
+        for _ in range(depth):
+            before, after = 2 * before + 4, 2 * after - 4
+        if before == size and after > 0:
+            return after
+    return 0
+
+
+def _valid_in_closed_form(size, depth):
+    bottom = Fraction(size - 4 * (2**depth - 1), 2**depth) - 4
+    return max(0, size - 12 * 2**depth + 8) * (bottom.denominator == 1)
+
+
+def _cropped_by_padding(skip, up):
+    rows, columns = (skip.shape[axis] - up.shape[axis] for axis in (2, 3))
+    return torch.cat((F.pad(skip, [-(columns // 2)] * 2 + [-(rows // 2)] * 2), up), dim=1)
+
+
+def _cropped_by_numpy(skip, up):
+    top, left = ((a - b) // 2 for a, b in zip(skip.shape[2:], up.shape[2:], strict=True))
+    rows, columns = slice(top, skip.shape[2] - top), slice(left, skip.shape[3] - left)
+    return np.concatenate([skip.numpy()[:, :, rows, columns], up.numpy()], axis=1)
+
+
+def _cropped_written_in(skip, up):
+    (batch, channels), (height, width) = skip.shape[:2], up.shape[2:]
+    out = torch.zeros(batch, channels + up.shape[1], height, width)
+    out[:, channels:] = up
+    out[:, :channels] = torchvision.transforms.functional.center_crop(skip, [height, width])
+    return out
+
+
+def _rows_step_by_step(size, tile, margin):
+    pieces, answered = [], 0
+    while answered < size:
+        answered = min(answered + tile, size)
+        pieces.append([max(answered - tile - margin, 0), min(answered + margin, size)])
+    return pieces
+
+
+def _rows_counted(size, tile, margin):
+    starts = np.minimum(np.arange(math.ceil(size / tile)) * tile, size - tile)
+    return np.stack([starts - margin, starts + tile + margin], 1).clip(0, size)
+
+
+def _rows_by_marking(size, tile, margin):
+    """Which rows lie at most `margin` from the tile's."""
+    pieces, rows = [], torch.arange(size)
+    for start in sorted({min(start, size - tile) for start in range(0, size, tile)}):
+        near = ((rows >= start - margin) & (rows < start + tile + margin)).nonzero()
+        pieces.append((near.min().item(), near.max().item() + 1))
+    return torch.tensor(pieces)
+
+
+def _weight_by_scipy(cells, row, column, w0, sigma):
+    away = [scipy.ndimage.distance_transform_edt(cells.numpy() != n)[row, column] for n in range(1, cells.max().item() + 1)]
+    return w0 * np.exp(-np.sum(np.partition(away, 1)[:2]) ** 2 / (2 * sigma**2))
+
+
+def _weight_by_search(cells, row, column, w0, sigma):
+    found: dict[int, float] = {}
+    for r, c in itertools.product(*map(range, cells.shape)):
+        if number := int(cells[r, c]):
+            found[number] = min(found.get(number, math.inf), math.dist((r, c), (row, column)))
+    one, two, *_ = sorted(found.values())
+    return w0 * math.exp(-0.5 * ((one + two) / sigma) ** 2)
+
+
+def _weight_by_cdist(cells, row, column, w0, sigma):
+    here = torch.tensor([[row, column]], dtype=torch.double)
+    away = torch.stack([torch.cdist(here, (cells == n).nonzero().double()).amin() for n in cells.unique() if n])
+    return w0 / ((away.topk(2, largest=False).values.sum() / sigma) ** 2 / 2).exp()
+
+
 def _weights_loop(counts):
     frequency = []
     for c in range(counts.shape[1]):
@@ -395,6 +493,10 @@ RIGHT = {
     lesson_07.storage: [lambda c, h, w: (c * h * w // 16, c * h * w << 2), lambda c, h, w: torch.zeros(c, h, w).nbytes / np.array([64, 1]),
                         lambda c, h, w: [math.log2(4) / 8 * c * (h // 2) * (w // 2), float(c * h * w * torch.float32.itemsize)]],
     lesson_07.pasted: [_pasted_by_pixels, _pasted_by_padding, _pasted_in_place],
+    lesson_08.valid_size: [_valid_by_layers, _valid_from_the_bottom, _valid_in_closed_form],
+    lesson_08.crop_and_concatenate: [_cropped_by_padding, _cropped_by_numpy, _cropped_written_in],
+    lesson_08.rows_to_read: [_rows_step_by_step, _rows_counted, _rows_by_marking],
+    lesson_08.border_weight: [_weight_by_scipy, _weight_by_search, _weight_by_cdist],
     lesson_06.class_weights: [_weights_loop, _weights_numpy, lambda c: segviz.losses.class_weights(c),
                               lambda c: (f := (c.double().sum(0) / ((c > 0).double() * c.sum(1, keepdim=True)).sum(0))).quantile(0.5) / f],
     lesson_06.fuse: [_fused_by_transposed_convolution, _fused_in_place, lambda c, f: nn.UpsamplingBilinear2d(scale_factor=2)(c) * 0 +
