@@ -10,15 +10,18 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from segviz import receptive
+from segviz import models, receptive
 from segviz.layers import UNPOOLING, bilinear_kernel, bilinear_upsampling, linear_to_conv, unpool
-from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s, Hypercolumn, hypercolumn, vgg
+from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s, Hypercolumn, PSPNet, UNet, hypercolumn, imagenet, vgg
 
 FCNS = [FCN32s, FCN16s, FCN8s]
-VARIANTS = [
+SHALLOW = {"layers": (1, 1, 1, 1)}
+VARIANTS = [                                          # UNet(padding="valid") has tests of its own
     *((model, {"padding": padding}) for padding in (100, 1) for model in FCNS),
     *((DeconvNet, {"size": size, "unpooling": mode}) for size, mode in [(32, "switches"), (64, "bilinear")]),
     (Hypercolumn, {}),
+    *((UNet, options) for options in ({}, {"merge": "add", "norm": True}, {"depth": 2, "dropout": 0.1})),
+    *((PSPNet, SHALLOW | options) for options in ({}, {"bins": (), "deep_stem": False}, {"bins": (2, 3)})),
 ]
 
 
@@ -38,6 +41,10 @@ def stirred(network: nn.Module) -> nn.Module:
 
 
 # --- one contract for all models
+
+
+def test_the_contract_is_held_to_every_model():
+    assert {model.__name__ for model, _ in VARIANTS} == set(models.__all__)
 
 
 @pytest.mark.parametrize(("model", "options"), VARIANTS, ids=called)
@@ -94,12 +101,21 @@ def test_every_parameter_learns(model, options):
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize(("model", "parameters"), [(FCN32s, 136_152_917), (FCN16s, 134_815_994), (FCN8s, 134_489_759),
-                                                   (DeconvNet, 251_805_653)])
-def test_parameter_counts_are_the_papers(model, parameters):
+@pytest.mark.parametrize(("network", "parameters"), [
+    (lambda: FCN32s(21), 136_152_917),
+    (lambda: FCN16s(21), 134_815_994),
+    (lambda: FCN8s(21), 134_489_759),
+    (lambda: DeconvNet(21), 251_805_653),
+    (lambda: UNet(2, in_channels=1), 31_030_658),
+    (lambda: UNet(2, in_channels=1, padding="valid"), 31_030_658),
+    (lambda: PSPNet(21), 46_716_373),
+    (lambda: PSPNet(21, auxiliary=True), 49_081_578),
+    (lambda: PSPNet(21, layers=(3, 4, 23, 3)), 65_708_501),
+    (lambda: PSPNet(21, layers=(3, 4, 23, 3), auxiliary=True), 68_073_706),
+])
+def test_parameter_counts_are_the_papers(network, parameters):
     with torch.device("meta"):
-        network = model(21)
-    assert sum(p.numel() for p in network.parameters()) == parameters
+        assert sum(p.numel() for p in network().parameters()) == parameters
 
 
 @pytest.mark.parametrize(("model", "crops"), [(FCN32s, [19]), (FCN16s, [5, 27]), (FCN8s, [5, 9, 31])])
@@ -411,7 +427,7 @@ def test_other_classes_leave_the_scores_as_they_were():
 
 def test_images_are_normalised_as_the_weights_expect():
     transforms = torchvision.models.VGG16_Weights.IMAGENET1K_V1.transforms()
-    assert (list(vgg.MEAN), list(vgg.STD)) == (transforms.mean, transforms.std)
+    assert (list(imagenet.MEAN), list(imagenet.STD)) == (transforms.mean, transforms.std)
 
 
 @pytest.fixture

@@ -5,7 +5,13 @@ He, Zhang, Ren, Sun 2016, "Deep residual learning for image recognition", table 
 
 from torch import Tensor, nn
 
+from segviz.models import imagenet
 from segviz.models.vgg import check_images
+
+DIGESTS = {  # SHA-256 of the files with torchvision's weights, by the number of layers
+    50: "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    101: "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",
+}
 
 
 class ResNet(nn.Module):
@@ -109,3 +115,21 @@ class Bottleneck(nn.Module):
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     padding = dilation * (kernel_size // 2)
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+
+
+def imagenet_weights(depth: int = 50) -> dict[str, Tensor]:
+    """The weights of torchvision's `resnet50` or `resnet101`, trained on ImageNet (IMAGENET1K_V1), but for the
+    classifier's last layer: for `ResNet(layers, width=64, deep_stem=False).load_state_dict`, whatever its dilation.
+
+    The first call downloads 98 MB (171 MB) into torch's cache; later calls read it there, if it has the SHA-256 that it
+    is known by. Images must be normalised for it: `(image - imagenet.MEAN) / imagenet.STD`, each channel with its own.
+    Raises OSError in words where the file can not be had, ValueError where it is not the one expected, and for another
+    depth.
+    """
+    if depth not in DIGESTS:
+        raise ValueError(f"depth is 50 or 101, but got {depth}")
+    from torchvision import models  # here, for it takes a while to import
+
+    url = getattr(models, f"ResNet{depth}_Weights").IMAGENET1K_V1.url
+    weights = imagenet.fetched(f"ResNet-{depth}", url, DIGESTS[depth])
+    return {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}

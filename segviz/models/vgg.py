@@ -4,15 +4,13 @@ Simonyan and Zisserman 2015, "Very deep convolutional networks", table 1, config
 five stages, each closed by a 2x2 pooling of stride 2.
 """
 
-import hashlib
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
+from segviz.models import imagenet
+
 STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))  # output channels, in units of `width`
 POOL3, POOL4, POOL5 = 2, 3, 4                               # stages, counted from 0
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)    # of red, green, blue: what `imagenet_weights` expects
 DIGEST = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"  # SHA-256 of the file with those weights
 
 
@@ -129,27 +127,10 @@ def _torchvision_names() -> list[str]:
 def imagenet_weights() -> dict[str, Tensor]:
     """The weights of torchvision's `vgg16`, trained on ImageNet (IMAGENET1K_V1), for `copy_classifier`.
 
-    The first call downloads 528 MB into torch's cache, where torchvision's own download puts it too; later calls read
-    it there. It is read only if it has the SHA-256 that it is known by, and never as a program (`weights_only`).
-    Images must be normalised for it: `(image - MEAN) / STD`, each channel with its own.
+    The first call downloads 528 MB into torch's cache; later calls read it there, if it has the SHA-256 that it is
+    known by. Images must be normalised for it: `(image - imagenet.MEAN) / imagenet.STD`, each channel with its own.
     Raises OSError in words where the file can not be had, ValueError where it is not the one expected.
     """
     from torchvision.models import VGG16_Weights  # here, for it takes a while to import
 
-    url = VGG16_Weights.IMAGENET1K_V1.url
-    file = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/")[-1])
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=DIGEST)
-        except (OSError, RuntimeError) as error:
-            raise OSError(
-                f"VGG16's ImageNet weights could not be fetched from {url} ({error}). They are not needed: every "
-                f"lesson trains from scratch, and data/checkpoints/ holds networks that are trained already. To use "
-                f"them without a connection, put the file at {file}"
-            ) from error
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != DIGEST:
-        raise ValueError(f"{file} is not VGG16's ImageNet weights (SHA-256 {digest}): delete it, and call again")
-    return torch.load(file, map_location="cpu", weights_only=True)
+    return imagenet.fetched("VGG16", VGG16_Weights.IMAGENET1K_V1.url, DIGEST)
