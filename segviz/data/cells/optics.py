@@ -10,18 +10,18 @@ from scipy import ndimage
 
 from segviz.data.cells.culture import texture
 
-HALO = 4.5          # pixels over which the microscope averages
-SEAM = 1.1          # pixels: half the width of the dip where two cells meet
+HALO = 5.0          # pixels over which the microscope averages
+SEAM = 1.2          # pixels: half the width of the dip where two cells meet
 
 
 def photograph(dice, culture):
     """The picture (H, W) float32 in [0, 1] of a `culture`."""
     height, width = culture.own.shape
     held = thickness(dice, culture)
-    halo = ndimage.gaussian_filter(held, HALO, mode="nearest")
-    contrast = dice.uniform(0.26, 0.38)
-    light = 0.50 + 0.045 * texture(dice, height, width, 40.0, 4) + dice.uniform(-0.05, 0.05)
-    seen = light - contrast * (np.sin(held) - 0.95 * halo) + _dust(dice, height, width)
+    halo = ndimage.gaussian_filter(np.minimum(held, 2.0), HALO, mode="nearest")
+    contrast = dice.uniform(0.28, 0.40)
+    light = 0.46 + 0.045 * texture(dice, height, width, 40.0, 4) + dice.uniform(-0.05, 0.05)
+    seen = light - contrast * (np.sin(held) - 1.15 * halo) + _dust(dice, height, width)
     seen = ndimage.gaussian_filter(seen, 0.5, mode="nearest")
     seen += 0.016 * dice.standard_normal((height, width), dtype=np.float32)
     return seen.clip(0, 1).astype(np.float32)
@@ -33,15 +33,16 @@ def thickness(dice, culture):
     fine, grains, coarse = (texture(dice, *shape, grain, seed) for grain, seed in ((0.7, 5), (1.3, 6), (3.0, 7)))
     seam = texture(dice, *shape, 7.0, 8)
     radius, is_round = culture.radius[culture.owner], culture.round[culture.owner]
-    inside = np.maximum(1 - culture.own, 0) * radius                            # pixels from the outline
-    meeting = (culture.other - culture.own) * radius / 2                        # pixels from the next cell
-    height = np.where(is_round, 4.2, (0.85 * np.exp(0.18 * dice.standard_normal(len(culture.radius))))[culture.owner])
-    body = (1 - np.exp(-inside / 1.4)) * (0.5 + 0.5 * np.sqrt(np.maximum(1 - culture.own ** 2, 0)))
+    inside = np.maximum(-culture.own, 0)                                        # pixels from the outline
+    meeting = (culture.other - culture.own) / 2                                 # pixels from where two cells meet
+    height = np.where(is_round, 3.9, (0.85 * np.exp(0.18 * dice.standard_normal(len(culture.radius))))[culture.owner])
+    dome = np.sqrt(np.maximum(1 - (1 - inside / radius) ** 2, 0))
+    body = (1 - np.exp(-inside / 1.4)) * (0.5 + 0.5 * dome)
     dip = np.clip(dice.uniform(0.25, 0.5) + 0.22 * seam, 0.06, 0.9)
     body *= 1 - dip * np.exp(-(meeting / SEAM) ** 2)
     nucleus, rim, spots = _nucleus(dice, culture)
-    rough = (0.10 * fine + 0.13 * grains + 0.08 * coarse) * (1 - 0.75 * nucleus)
-    lively = 1 + rough + 0.20 * nucleus + 0.22 * rim + 0.55 * spots
+    rough = (0.12 * fine + 0.20 * grains + 0.10 * coarse) * (1 - 0.8 * nucleus)
+    lively = 1 + rough - 0.16 * nucleus + 0.30 * rim + 0.9 * spots
     return (height * body * np.where(is_round, 1 + 0.3 * rough, lively)).astype(np.float32)
 
 
@@ -61,7 +62,7 @@ def _nucleus(dice, culture):
 def _dust(dice, height, width):
     """Specks that float above the culture: bright or dark points, few."""
     specks = np.zeros((height, width), np.float32)
-    for _ in range(dice.poisson(height * width / 2500)):
+    for _ in range(dice.poisson(height * width / 3000)):
         row, column = dice.integers(height), dice.integers(width)
-        specks[row, column] = (1.4, -0.8)[dice.integers(2)]
-    return specks
+        specks[row, column] = dice.uniform(-2.5, 3.5)
+    return ndimage.gaussian_filter(specks, 0.9, mode="nearest")
