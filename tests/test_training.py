@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from segviz import checkpoint, metrics, training
-from segviz.models import FCN8s
+from segviz import checkpoint, losses, metrics, training
+from segviz.models import FCN8s, PSPNet
 from segviz.training import loop, processes, saving
 from segviz.training.batches import shuffled
 from segviz.training.signals import Signals
@@ -363,6 +363,70 @@ def test_compiled_it_trains_the_same_network(monkeypatch):
         training.fit(network, halves(), steps=5, batch_size=4, compile=compile, show=False)
     assert list(compiled.state_dict()) == list(plain.state_dict())      # no prefix, no wrapper
     torch.testing.assert_close(values(plain), values(compiled), rtol=1e-4, atol=1e-5)
+
+
+class TwoHeads(nn.Module):
+    """What `fit` asks of a model with a second head, and no more."""
+
+    auxiliary, auxiliary_weight = True, 0.4
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(3, 2, 1)
+
+    def forward(self, images, auxiliary=False):
+        return (self.first(images), self.second(images)) if auxiliary else self.first(images)
+
+
+@pytest.mark.parametrize("pixel_weights", [None, lambda label: label.float()])
+def test_a_second_head_adds_its_share_to_the_loss(pixel_weights):
+    data, network, weights = halves(void=True), TwoHeads(), torch.tensor([1.0, 3.0])
+    images, labels = data.tensors
+    each = None if pixel_weights is None else pixel_weights(labels)
+    with torch.no_grad():
+        first, second = (losses.cross_entropy(logits, labels, class_weights=weights, pixel_weights=each).item()
+                         for logits in network(images, auxiliary=True))
+    history = training.fit(network, data, steps=1, batch_size=12, class_weights=weights, pixel_weights=pixel_weights,
+                           show=False)  # fmt: skip
+    assert history.loss[0] == pytest.approx(first + 0.4 * second, rel=1e-5)
+
+
+def test_both_heads_of_pspnet_learn():
+    """Also the second, that nothing but training asks; what the network predicts is the first's."""
+    torch.manual_seed(0)
+    data, network = halves(), PSPNet(2, width=2, layers=(1, 1, 1, 1), auxiliary=True)
+    history = training.fit(network, data, data, steps=40, batch_size=6, lr=0.01, show=False)
+    with torch.no_grad():
+        accuracies = [(logits.argmax(1) == data.tensors[1]).float().mean().item()
+                      for logits in network(data.tensors[0], auxiliary=True)]
+    assert min(accuracies) > 0.9 and history.val[0][1].pixel_accuracy == pytest.approx(accuracies[0])
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_a_second_head_trains_inside_the_wrappers(process_group, monkeypatch):
+    """Through DistributedDataParallel and torch.compile, whose forward must be what is called: the first averages only
+    then, and refuses to go on where a weight had no part in the loss."""
+    compiling, plain, wrapped, seen = torch.compile, TwoHeads(), TwoHeads(), []
+    training.fit(plain, halves(), steps=4, batch_size=4, show=False)
+
+    def together(here, model):
+        parallel = nn.parallel.DistributedDataParallel(model)
+        parallel.register_forward_hook(lambda *_: seen.append("parallel"))
+        return parallel
+
+    monkeypatch.setattr(processes.Place, "together", together)
+    monkeypatch.setattr(torch, "compile", lambda network: compiling(network, backend="eager"))
+    training.fit(wrapped, halves(), steps=4, batch_size=4, compile=True, show=False)
+    assert seen == ["parallel"] * 4
+    torch.testing.assert_close(values(plain), values(wrapped), rtol=1e-4, atol=1e-5)
 
 
 def test_val_is_scored_on_the_way_and_plotted(capsys):

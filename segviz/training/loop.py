@@ -66,6 +66,9 @@ def fit(
     folder: where the run is kept (`saving`): every `save_every` steps (default: a tenth of all), at the end, and when
     it is stopped. notes: what else the files are to say, as JSON can. resume: take up the run in `folder`, with the
     same settings, exactly where it was (on CUDA, but for kernels that add in any order); begin one if there is none.
+    A model whose attribute `auxiliary` is true has a second head: in training it is called `model(images,
+    auxiliary=True)` and gives the logits of both, and the loss is that of the first plus `model.auxiliary_weight` times
+    that of the second (`models.PSPNet`).
     Ctrl-C (the stop button) ends training or scoring early, after a whole step: the model keeps what it learned and
     the history says so. A second one does not wait, and is raised. SIGTERM ends the program with status 143.
     Under `torchrun` each process takes its part of each batch (`batch_size` is that of all together), and the result is
@@ -96,6 +99,8 @@ def fit(
         history = run.begin(resume)
         done, network = len(history.loss), here.together(model)
         network = torch.compile(network) if compile else network
+        auxiliary = model.auxiliary_weight if getattr(model, "auxiliary", False) else None
+        weighing = {"ignore_index": ignore_index, "class_weights": class_weights, "auxiliary": auxiliary}
         loading = {"ignore_index": ignore_index, "workers": workers}
         todo = range(done + 1, steps + 1)
         batches = training_batches(
@@ -126,7 +131,7 @@ def fit(
                 with signals.held(), _unharmed(model, rule, batch_size, batch.indices):
                     _seed(mixed(seed, step, here.rank), here.device)
                     rate = lr * (1 - (step - 1) / steps) ** 0.9
-                    loss, stop = _step(network, rule, rate, batch, step, here, signals, ignore_index, class_weights)
+                    loss, stop = _step(network, rule, rate, batch, step, here, signals, **weighing)
                     history.loss.append(loss)
                     history.seconds += time.perf_counter() - start
                 if stop is not None:  # said by one process, heard by all
@@ -159,9 +164,12 @@ def _check(items: int, workers: int, **counts: int | None) -> None:
         raise ValueError(f"{', '.join(counts)} are at least 1, workers at least 0, but got {given}")
 
 
-def _step(network, optimizer, rate, batch: Batch, step: int, here, signals, ignore_index: int, class_weights):
-    """Forward, loss, backward, update: one batch. Returns the loss of the whole batch, over all processes, and the
-    signal that asks all of them to stop after it (None: go on)."""
+def _step(
+    network, optimizer, rate, batch: Batch, step: int, here, signals, *, ignore_index: int, class_weights, auxiliary
+):
+    """Forward, loss, backward, update: one batch. auxiliary: the weight of a second head; None: there is none. Returns
+    the loss of the whole batch, over all processes, and the signal that asks all of them to stop after it (None: go
+    on)."""
     cuda = here.device.type == "cuda"
     images = batch.images.to(here.device, non_blocking=cuda)
     labels = batch.labels.to(here.device, non_blocking=cuda)
@@ -169,9 +177,12 @@ def _step(network, optimizer, rate, batch: Batch, step: int, here, signals, igno
         images = images.contiguous(memory_format=torch.channels_last)
 
     with processes.autocast(here.device):
-        logits = network(images)
+        logits, *second = (network(images),) if auxiliary is None else network(images, auxiliary=True)
     weights = None if batch.weights is None else batch.weights.to(here.device, non_blocking=cuda)
     total, weight = losses.cross_entropy_parts(logits, labels, ignore_index, class_weights, batch.extent, weights)
+    for other in second:
+        theirs, _ = losses.cross_entropy_parts(other, labels, ignore_index, class_weights, None, weights)
+        total = total + auxiliary * theirs
 
     asked = [total.new_full((), float(signals.waiting == number)) for number in SIGNALS]
     sums = here.summed(torch.stack([total.detach(), weight, *asked]))
