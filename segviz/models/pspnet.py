@@ -69,7 +69,7 @@ class PSPNet(nn.Module):
         logits = self.combine(self.pyramid.levels(last), images.shape)
         if not auxiliary:
             return logits
-        return logits, _upsampled(self.auxiliary_score(self.auxiliary_head(third)), images.shape)
+        return logits, upsampled(self.auxiliary_score(self.auxiliary_head(third)), images.shape)
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """The maps of the ResNet's four stages, fine to coarse: (B, C, h, w), C = 4, 8, 16 and 32 times `width`; the
@@ -85,7 +85,7 @@ class PSPNet(nn.Module):
 
     def combine(self, levels: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         """Logits of the image's `shape` from what `levels` gives."""
-        return _upsampled(self.score(self.head(torch.cat(levels, dim=1))), shape)
+        return upsampled(self.score(self.head(torch.cat(levels, dim=1))), shape)
 
 
 def _head(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -93,7 +93,7 @@ def _head(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True), nn.Dropout2d(0.1))
 
 
-def _upsampled(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
+def upsampled(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Logits at stride 8, each put upon its pixel, at the height and width of `shape`. In float32 at least: in half
     precision the way back through the upsampling is slow."""
     logits, size = logits.to(torch.promote_types(logits.dtype, torch.float32)), [8 * n - 7 for n in logits.shape[2:]]
