@@ -25,8 +25,8 @@ class PSPNet(nn.Module):
     bins: the pyramid's, see `layers.PyramidPooling`; () is the network without it.
     auxiliary: a second head, on the third stage, that helps training (section 4). See below.
 
-    Dropout drops whole channels, a tenth of them, as in the authors' code. The ResNet starts as `ResNet` does, all
-    else as torch's layers do; the authors begin from ImageNet.
+    Dropout drops whole channels, a tenth of them, as in that code (in the authors' Caffe model single numbers). The
+    ResNet starts as `ResNet` does, all else as torch's layers do; the authors begin from ImageNet.
 
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W). The authors take
     sizes 8 k + 1, such as 473: then the map's outermost places lie upon the image's corners, and upsampling with

@@ -21,10 +21,10 @@ class ResNet(nn.Module):
     in_channels: channels of the image. width: channels inside the blocks of the first stage; 64 is the paper's.
     output_stride: 32 (the paper's), 16 or 8. What halves the map beyond it does not stride; instead the 3x3
     convolutions from there on are dilated, by 2, and by 4 behind a second one, so that they read as far as before.
-    dilate_first: whether the 3x3 convolution of such a stage's first block has the stage's new dilation too. Nothing
-    has been left out in front of it yet, and torchvision gives it the one of the stage before (False): every weight
-    then reads where it read at stride 32. The authors of PSPNet and of DeepLab dilate it too (True). The same weights
-    give different maps.
+    dilate_first: which rate the first block of such a stage has in its 3x3 convolution, the one that no longer strides.
+    torchvision leaves it that of the stage before (False): what it reads still lies as close together as it did, and
+    every 4th row and column of the maps at stride 8 are those at stride 32. The authors of PSPNet and of DeepLab give
+    the whole stage the new rate (True). The same weights then make other maps.
     deep_stem: three 3x3 convolutions, of width, width and twice the width, in front of the first pooling, as in the
     authors' PSPNet, in the place of one of 7x7.
 
