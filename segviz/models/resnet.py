@@ -23,8 +23,8 @@ class ResNet(nn.Module):
     convolutions from there on are dilated, by 2, and by 4 behind a second one, so that they read as far as before.
     dilate_first: which rate the first block of such a stage has in its 3x3 convolution, the one that no longer strides.
     torchvision leaves it that of the stage before (False): what it reads still lies as close together as it did, and
-    every 4th row and column of the maps at stride 8 are those at stride 32. The authors of PSPNet and of DeepLab give
-    the whole stage the new rate (True). The same weights then make other maps.
+    every 4th row and column of the last map at stride 8 are the map at stride 32. The authors of PSPNet and of DeepLab
+    give the whole stage the new rate (True). The same weights then make other maps.
     deep_stem: three 3x3 convolutions, of width, width and twice the width, in front of the first pooling, as in the
     authors' PSPNet, in the place of one of 7x7.
 
