@@ -23,7 +23,7 @@ RULES = {
     "models": {"models", "layers"},
     "checkpoint": {"checkpoint", "models"},
     "live": {"draw"},
-    "training": {"training", "metrics", "losses", "draw", "live", "checkpoint"},
+    "training": {"training", "metrics", "losses", "draw", "live", "checkpoint", "receptive"},
     "exercises": MIDDLE | {"exercises"},
     "widgets": MIDDLE | {"widgets"},
     "course": {"exercises.progress"},

@@ -49,8 +49,8 @@ class Folder(Dataset):
         for what, has, other, there in (("image", images, "mask", masks), ("mask", masks, "image", images)):
             if missing := sorted(has.keys() - there):
                 raise ValueError(
-                    f"{place}: {len(missing)} of {len(has)} {what}s have no {other}: {_first(missing)}. Each {what} needs "
-                    f"the {other} of the same name in {other}s/"
+                    f"{place}: {len(missing)} of {len(has)} {what}s have no {other}: {_first(missing)}. Each {what} "
+                    f"needs the {other} of the same name in {other}s/"
                 )
         self.pairs = [(images[name], masks[name]) for name in sorted(images)]
 

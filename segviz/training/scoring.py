@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from segviz import losses, metrics
-from segviz.training import processes
+from segviz.training import processes, tiles
 from segviz.training.batches import Batch, scoring_batches
 
 
@@ -100,15 +100,32 @@ def evaluate(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, image: Tensor) -> Tensor:
-    """The label map int64 (H, W), on the CPU, that `model` predicts for one image (C, H, W); its mode is kept."""
+def predict(
+    model: nn.Module, image: Tensor, *, tile: int | None = None, margin: int | None = None, show: bool | None = None
+) -> Tensor:
+    """The label map int64 (H, W), on the CPU, that `model` predicts for one image (C, H, W); its mode is kept.
+
+    tile: predict by tiles of this height and width, one after the other, in the memory of one: for images that are too
+    large to be run whole. The same labels come out but for rounding; `tiles.logits` says how, what `margin` is, and
+    which networks it refuses with a ValueError. show: a bar where it takes longer than 2 s; default: yes.
+    """
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
+        if tile is not None:
+            return _by_tiles(model, image, tile, margin, show is False)
         with processes.autocast(device):
             return model(image[None].to(device)).argmax(1)[0].cpu()
     finally:
         model.train(was_training)
+
+
+def _by_tiles(model: nn.Module, image: Tensor, tile: int, margin: int | None, hidden: bool) -> Tensor:
+    labels = torch.empty(image.shape[1:], dtype=torch.int64)
+    parts, count = tiles.logits(model, image, tile, margin), tiles.count(image.shape[1:], tile)
+    for rows, columns, logits in tqdm(parts, "tiles", count, delay=2, leave=False, disable=hidden):
+        labels[rows, columns] = logits.argmax(0).cpu()
+    return labels
 
 
 def _score(logits: Tensor, batch: Batch, ignore_index: int, classes: tuple[str, ...] | None) -> Scores:
