@@ -64,6 +64,71 @@ def test_the_size_is_changed_as_torchvision_does(factor):
     assert torch.equal(labels, theirs.resize(mask[None], size, interpolation=nearest)[0])
 
 
+def test_what_is_drawn_stays_the_same_where_nothing_bends_or_turns():
+    """The chance of the settings that were there first does not depend on those that came later."""
+    image, mask = torch.rand(3, 40, 40), torch.randint(0, 5, (40, 40))
+    settings = {"crop": 24, "scale": (0.5, 2.0), "brightness": 0.3, "flip": 0.5}
+    barely = Augment(**settings, elastic=1e-9)
+    for seed in range(6):
+        plain, labels = Augment(**settings)(image, mask, chance(seed))
+        bent, also = barely(image, mask, chance(seed))
+        assert torch.equal(labels, also)
+        torch.testing.assert_close(plain, bent, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("elastic", [2.0, 5.0])
+def test_image_and_mask_bend_together(elastic, seed):
+    image, mask = scene()
+    bent, labels = Augment(flip=0, elastic=elastic)(image, mask, chance(seed))
+    sure = inside(labels)
+    assert sure.float().mean() > 0.04 and not torch.equal(labels, mask)
+    torch.testing.assert_close(bent[0][sure], (labels[sure] / 255).float(), atol=1e-4, rtol=0)
+    assert set(labels.unique().tolist()) <= set(mask.unique().tolist()) and labels.dtype == mask.dtype
+
+
+def test_bends_are_those_of_the_paper_pixel_by_pixel():
+    """A 3 x 3 grid of normal displacements, bicubic between them; a ramp says where each pixel was looked up."""
+    rows, columns = torch.meshgrid(torch.arange(41.0), torch.arange(33.0), indexing="ij")
+    ramps = torch.stack([rows / 40, columns / 32, torch.zeros(41, 33)])
+    generator = chance(5)
+    torch.rand(6, generator=generator, dtype=torch.float64)
+    moves = 1.5 * torch.randn(1, 2, 3, 3, generator=generator)
+    bent, _ = Augment(flip=0, elastic=1.5)(ramps, torch.zeros(41, 33, dtype=torch.long), chance(5))
+    moved = F.interpolate(moves, (41, 33), mode="bicubic", align_corners=True)[0]
+    torch.testing.assert_close(moved[:, ::20, ::16], moves[0])                   # the grid's points lie on pixels
+    for ramp, place, move, last in zip(bent, (rows, columns), moved, (40, 32), strict=False):
+        there = place + move
+        within = (there > 0) & (there < last)
+        torch.testing.assert_close(ramp[within] * last, there[within], atol=1e-3, rtol=0)
+
+
+def test_how_far_things_move_is_the_deviation_that_was_asked_for():
+    ramp = torch.arange(64.0).expand(64, 64)[None] / 63
+    far = [(Augment(flip=0, elastic=4.0)(ramp, torch.zeros(64, 64, dtype=torch.long), chance(i))[0][0, 32, 32] * 63
+            - 32).item() for i in range(300)]
+    assert 3.4 < torch.tensor(far).std() < 4.6                                   # about the middle point of the grid
+
+
+def test_quarter_turns_are_torchs_and_as_likely():
+    image, mask = torch.rand(3, 12, 12), torch.randint(0, 5, (12, 12))
+    counts = [0] * 4
+    for seed in range(400):
+        turned, labels = Augment(flip=0, turns=True)(image, mask, chance(seed))
+        quarters = next(k for k in range(4) if torch.equal(labels, mask.rot90(k)))
+        assert torch.equal(turned, image.rot90(quarters, (1, 2)))
+        counts[quarters] += 1
+    assert min(counts) > 70
+
+
+def test_an_oblong_image_is_turned_where_a_crop_is_cut_out():
+    image, mask = torch.rand(3, 12, 20), torch.randint(0, 5, (12, 20))
+    turned, labels = Augment(turns=True, crop=10)(image, mask, chance())
+    assert turned.shape == (3, 10, 10) and labels.shape == (10, 10)
+    with pytest.raises(ValueError, match="oblong"):
+        Augment(turns=True)(image, mask, chance())
+
+
 def test_padding_is_void_and_filled():
     image, mask = torch.rand(3, 10, 12), torch.ones(10, 12, dtype=torch.long)
     grown, labels = Augment(crop=(16, 20), flip=0, fill=0.25)(image, mask, chance())
@@ -94,7 +159,7 @@ def test_light_changes_the_image_alone_and_stays_in_range():
 
 def test_chance_comes_from_the_generator_alone():
     image, mask = torch.rand(3, 40, 40), torch.randint(0, 5, (40, 40))
-    augment = Augment(crop=24, scale=(0.5, 2), brightness=0.3, contrast=0.3)
+    augment = Augment(crop=24, scale=(0.5, 2), brightness=0.3, contrast=0.3, elastic=3.0, turns=True)
     torch.manual_seed(1)
     first, state = augment(image, mask, chance(5)), torch.get_rng_state()
     torch.manual_seed(2)
@@ -108,6 +173,8 @@ def test_chance_comes_from_the_generator_alone():
 @pytest.mark.parametrize(("settings", "words"), [
     ({"scale": (0, 1)}, "scale is"), ({"scale": (2, 1)}, "scale is"), ({"flip": 1.5}, "flip is a chance"),
     ({"brightness": 1.0}, "brightness and contrast"), ({"crop": 0}, "crop is a size"), ({"crop": (8, 0)}, "crop is"),
+    ({"elastic": -1.0}, "elastic is"), ({"elastic": float("inf")}, "elastic is"),
+    ({"elastic": float("nan")}, "elastic is"),
 ])
 def test_settings_that_cannot_be(settings, words):
     with pytest.raises(ValueError, match=words):
