@@ -117,7 +117,8 @@ def _line(standing: Standing) -> str:
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="The folder of a run (its best.safetensors is "
                                                                     "taken, else its last), or one file.")],
-    data: Annotated[str | None, typer.Option(help="Which data set: toytown.")] = None,
+    data: Annotated[str | None, typer.Option(help="Which data set: toytown, cells, or a folder with "
+                                                  "SPLIT/images and SPLIT/masks.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of it: train, val or test.")] = None,
     size: Annotated[int | None, typer.Option(min=32, help="Height and width of the images, in pixels.")] = None,
     length: Annotated[int | None, typer.Option(min=1, help="How many images.")] = None,
@@ -132,6 +133,7 @@ def evaluate(
         segviz evaluate data/checkpoints/fcn8s.safetensors
         segviz evaluate runs/first --split test --length 50
         segviz evaluate runs/first --size 192     (the same town, twice as large)
+        segviz evaluate runs/nuclei --data ../nuclei --split test
     """
     from segviz import runs
     asked = {"name": data, "split": split, "size": size, "length": length}

@@ -7,6 +7,7 @@ from segviz import checkpoint, training
 
 FILES = ("best.safetensors", "last.safetensors")  # of the folder of a run, the first that is there
 SETTINGS = ("name", "split", "size", "length", "seed")  # that say which data; a file records them as config["data"]
+WORLDS = ("toytown", "cells")  # that are drawn, at any size
 TOLERANCE = 0.005  # in mean IoU: other machines round in other places
 
 
@@ -43,14 +44,18 @@ class Evaluation:
 
 def evaluate(run: Path, asked: dict, device: str | None = None) -> Evaluation:
     """Scores the network of a run (a folder) or of a file. asked: those of SETTINGS that the learner gave; the others
-    are as the file records them, else Toytown's val split at 96 pixels. Raises ValueError and OSError in words."""
+    are as the file records them, else Toytown's val split at 96 pixels. Of a folder of images all are scored, at their
+    own sizes. Raises ValueError and OSError in words."""
     path = file_of(run)
     found = checkpoint.read(path)  # once: a run may put a newer file there meanwhile
     network, config = checkpoint.load(found), found.config
     recorded = recorded_data(config)
     data = {"name": "toytown", "split": "val", "size": 96} | recorded | asked
-    items, classes = data_set(**data)
-    scores = training.evaluate(network, items, device=device, classes=classes)
+    drawn = data["name"] in WORLDS
+    if not drawn:
+        data = {name: value for name, value in data.items() if name in asked or name in ("name", "split")}
+    items, classes = data_set(**data, channels=getattr(network, "in_channels", 3))
+    scores = training.evaluate(network, items, batch_size=32 if drawn else 4, device=device, classes=classes)
     score = config.get("score")
     return Evaluation(path, config["model"], data, len(items), scores,
                       score if isinstance(score, float) else None, data == recorded)
@@ -74,12 +79,18 @@ def recorded_data(config: dict) -> dict:
     return {name: found[name] for name in SETTINGS if name in found} if isinstance(found, dict) else {}
 
 
-def data_set(name: str, split: str, size, length: int | None = None, seed: int = 0):
-    """The data set of that name, and the names of its classes."""
+def data_set(name: str, split: str, size=None, length: int | None = None, seed: int = 0, channels: int = 3):
+    """The data set of that name, or of that folder, and the names of its classes (None where it does not tell).
+    channels: 3, or 1 for grey, of a folder's images."""
     if name == "toytown":
         from segviz.data import Toytown, toytown
         return Toytown(split, size, length, seed), toytown.CLASSES
     if name == "cells":
         from segviz.data import Cells, cells
         return Cells(split, size, length, seed), cells.CLASSES
-    raise ValueError(f"a data set is toytown or cells, but got {name!r}")
+    if not Path(name).is_dir():
+        raise ValueError(f"a data set is toytown or cells, or a folder, but got {name!r}")
+    if size is not None or length is not None:
+        raise ValueError(f"the images of {name} are taken all, at their own sizes: leave size and length out")
+    from segviz.data import Folder
+    return Folder(name, split, channels=channels), None

@@ -214,12 +214,34 @@ def test_evaluate_says_in_words_what_is_in_the_way(run, capsys):
         ((), "short.safetensors", "is damaged or cut short"),
         ((), "empty", "holds neither best.safetensors nor last.safetensors"),
         ((), "none", "there is no checkpoint"),
-        (("--data", "mars"), "", "a data set is toytown or cells, but got 'mars'"),
+        (("--data", "mars"), "", "a data set is toytown or cells, or a folder, but got 'mars'"),
         (("--split", "all"), "", "split must be"),
         (("--device", "abacus"), "", "device is 'cpu', 'cuda' or 'mps', but got 'abacus'"),
     ]:
         assert run.command(*arguments, file=file) == 1
         assert words in capsys.readouterr().err
+
+
+def test_evaluate_scores_the_images_of_a_folder_at_their_own_sizes(run, capsys, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for part, depth in (("images", (3,)), ("masks", ())):
+        (tmp_path / "own" / "test" / part).mkdir(parents=True)
+        for name, size in (("a", (40, 33)), ("b", (32, 50)), ("c", (40, 33))):
+            values = draw.integers(0, 10 if part == "masks" else 256, (*size, *depth), dtype=np.uint8)
+            Image.fromarray(values).save(tmp_path / "own" / "test" / part / f"{name}.png")
+    own = str(tmp_path / "own")
+    assert run.command("--data", own) == 0
+    shown = capsys.readouterr().out
+    assert f"{own}, split test, 3 images" in shown and "class 9 " in shown and "but for other data" in shown
+    score = float(re.search(r"mean IoU (\d\.\d+)", shown)[1])
+    for recorded, code in ((score, 0), (score + 0.1, 1)):
+        run.save(data={"name": own, "split": "test"}, score=recorded)
+        assert run.command() == code
+    assert run.command("--size", "96") == 1
+    assert "at their own sizes" in capsys.readouterr().err
 
 
 # -- JupyterLab
