@@ -1,5 +1,6 @@
 """`fit` and `evaluate`: they learn, repeat, stop, and refuse in words."""
 
+import functools
 import json
 import os
 import signal
@@ -16,8 +17,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from segviz import checkpoint, losses, metrics, training
+from segviz.data.transforms import Augment
 from segviz.models import FCN8s, PSPNet
-from segviz.training import loop, processes, saving
+from segviz.training import batches, loop, processes, saving
 from segviz.training.batches import shuffled
 from segviz.training.signals import Signals
 
@@ -319,6 +321,47 @@ def test_the_steps_are_torchs_optimizer_and_poly_schedule(name):
     torch.testing.assert_close(values(ours), values(theirs), rtol=1e-4, atol=1e-6)
 
 
+def beside_the_border(label: torch.Tensor) -> torch.Tensor:
+    """3 where the neighbour to the right has another label, else 0."""
+    return 3.0 * torch.cat([label[:, 1:] != label[:, :-1], torch.zeros_like(label[:, :1], dtype=torch.bool)], 1)
+
+
+def test_pixels_count_by_the_label_that_augmentation_left():
+    data, augment, steps = halves(void=True), Augment(crop=20, flip=0.5), 5
+    ours, theirs = small_network(), small_network()
+    training.fit(ours, data, steps=steps, batch_size=4, lr=0.05, weight_decay=0.0, optimizer="sgd", momentum=0.0,
+                 class_weights=torch.tensor([1.0, 2.5]), augment=augment, pixel_weights=beside_the_border,
+                 show=False)  # fmt: skip
+    for step in range(1, steps + 1):
+        items = []
+        for epoch, index in shuffled(len(data), 4, 0, step):
+            generator = torch.Generator().manual_seed(batches.mixed(0, epoch, index, 1))
+            items.append(augment(*data[index], generator))
+        images, labels = (torch.stack(part) for part in zip(*items, strict=True))
+        each = torch.tensor([1.0, 2.5])[labels.clamp(max=1)] + torch.stack([beside_the_border(m) for m in labels])
+        each = each * (labels != 255)
+        loss = nn.functional.cross_entropy(theirs(images), labels, ignore_index=255, reduction="none")
+        theirs.zero_grad()
+        ((each * loss).sum() / each.sum()).backward()
+        with torch.no_grad():
+            for weight in theirs.parameters():
+                weight -= 0.05 * (1 - (step - 1) / steps) ** 0.9 * weight.grad
+    torch.testing.assert_close(values(ours), values(theirs), rtol=1e-4, atol=1e-6)
+
+
+def test_scores_count_every_pixel_once_whatever_it_weighs_in_training():
+    network, data = small_network(), halves(void=True)
+    history = training.fit(network, data, data, steps=2, batch_size=4, pixel_weights=beside_the_border, show=False)
+    assert torch.equal(history.val[0][1].counts, training.evaluate(network, data).counts)
+    assert history.val[0][1].counts.sum() == (data.tensors[1] != 255).sum()
+
+
+def test_pixel_weights_of_another_size_are_refused_in_words():
+    with pytest.raises(ValueError, match=r"pixel_weights are one a label, \(4, 32, 32\), but got \(4, 32\)"):
+        training.fit(small_network(), halves(), steps=1, batch_size=4, pixel_weights=lambda label: label[0].float(),
+                     show=False)  # fmt: skip
+
+
 def test_chance_is_the_seeds_and_the_callers_is_left_alone():
     class Noisy(TensorDataset):                             # a data set that draws for itself
         def __getitem__(self, index):
@@ -341,7 +384,7 @@ def test_workers_change_nothing_but_who_loads():
     def run(workers):
         network = normed_network()
         history = training.fit(network, halves(), halves(7), steps=7, batch_size=4, augment=resumes.AUGMENT,
-                               workers=workers, show=False)  # fmt: skip
+                               pixel_weights=beside_the_border, workers=workers, show=False)  # fmt: skip
         return values(network), history.val[0][1].counts
 
     alone, helped = run(0), run(2)
@@ -609,6 +652,9 @@ def test_a_run_is_not_overwritten_nor_taken_up_by_another(tmp_path):
         (same | {"resume": True, "augment": None}, "augment: Augment.* there, None here"),
         (same | {"resume": True, "class_weights": torch.ones(2)}, r"class_weights: \[1.0, 2.0\] there"),
         (same | {"resume": True, "network": small_network()}, "cannot be taken up"),
+        (same | {"resume": True, "pixel_weights": beside_the_border}, "pixel_weights: None there, beside_the_border"),
+        (same | {"resume": True, "pixel_weights": functools.partial(losses.border_weights, sigma=3)},
+         r"pixel_weights: None there, border_weights\(sigma=3\) here"),
     ]:
         with pytest.raises(ValueError, match=words):
             kept_run(tmp_path, **options)
