@@ -97,6 +97,11 @@ torch.manual_seed(0)
 scenes = [toytown.scene(number, 64) for number in range(24)]
 SwitchesExplorer(DeconvNet(10, width=8, size=64), [scene.image for scene in scenes], [scene.mask for scene in scenes])
 """, ""),
+    "pyramid": ("""
+from segviz.models import PSPNet
+torch.manual_seed(0)
+PyramidExplorer(PSPNet(4, width=8, layers=(1, 1, 1, 1)), range(24))                 # at 192 pixels, not trained
+""", "Pixel"),
 }
 
 # In the page: one event at a time, each timed to the change that it causes.

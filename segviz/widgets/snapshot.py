@@ -98,7 +98,10 @@ def _words(panel: Panel, points: dict, cells: int) -> tuple[str, str]:
 
 
 def _scale(layer) -> str:
-    dark_first = layer.palette[0].sum() < layer.palette[-1].sum()
+    light = layer.palette.sum(1, dtype=int)
+    if light[len(light) // 2] > max(light[0], light[-1]):                # dark at both ends
+        return f"{layer.legend}: {layer.low:g} to {layer.high:g}"
+    dark_first = light[0] < light[-1]
     low, high = ("dark", "bright") if dark_first else ("bright", "dark")
     return f"{layer.legend}: {layer.low:g} ({low}) to {layer.high:g} ({high})"
 
