@@ -103,6 +103,24 @@ def test_networks_on_coarser_grids_too(kind, options, size):
     assert_alike(found, whole(model, image))
 
 
+class Resized(nn.Module):
+    """Back to the image's size by interpolation: by a factor that is 4 only where 4 divides the size."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = nn.Conv2d(3, 2, 3, stride=4, padding=1)
+
+    def forward(self, x):
+        return nn.functional.interpolate(self.score(x), x.shape[2:], mode="bilinear")
+
+
+def test_pieces_end_on_the_grid_of_a_network_that_resizes_its_map_to_the_image():
+    model, image = network(Resized), picture(3, 64, 96)
+    assert_alike(joined(model, image, 13), whole(model, image))
+    with pytest.raises(ValueError, match="depend on the image's size"):
+        tiles.logits(model, image[:, :, :90], 13)
+
+
 @pytest.mark.parametrize("size, tile, depth", [((230, 197), 64, 4), ((101, 333), 50, 3), ((20, 41), 30, 2)])
 def test_a_valid_unet_sees_the_image_mirrored_at_its_borders(size, tile, depth):
     """Against numpy's mirror image, run whole: filled up below and right until its size fits."""
