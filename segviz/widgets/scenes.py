@@ -20,15 +20,16 @@ class Scored(NamedTuple):
 
 
 class Scenes:
-    """images: float (B, 3, H, W) in [0, 1], masks: integer (B, H, W), 255 for void, or lists of such images and masks
-    of one size; classes: one name a class; palette: uint8 (C, 3). ValueError where these do not fit each other."""
+    """images: float (B, 3, H, W), or grey (B, 1, H, W), in [0, 1], masks: integer (B, H, W), 255 for void, or lists of
+    such images and masks of one size; classes: one name a class; palette: uint8 (C, 3). ValueError where these do not
+    fit each other."""
 
     def __init__(self, images, masks, classes, palette):
         images, masks = (torch.stack(list(each)) if isinstance(each, (list, tuple)) and each else torch.as_tensor(each)
                          for each in (images, masks))
-        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point() or not len(images):
-            raise ValueError(f"the images are float (B, 3, H, W), one or more; got {images.dtype} of shape "
-                             f"{tuple(images.shape)}")
+        if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point() or not len(images):
+            raise ValueError(f"the images are float (B, 1, H, W), grey, or float (B, 3, H, W), one or more; got "
+                             f"{images.dtype} of shape {tuple(images.shape)}")
         if masks.shape != (len(images), *images.shape[2:]) or masks.is_floating_point():
             raise ValueError(f"the masks are whole numbers (B, H, W) = {(len(images), *images.shape[2:])}, one for "
                              f"each image; got {masks.dtype} of shape {tuple(masks.shape)}")

@@ -1,0 +1,144 @@
+"""Explorer: a U-Net whose skips are kept, cut, or taken from another scene, one by one (lesson 08)."""
+
+import copy
+from math import nan
+
+import torch
+from torch import Tensor
+
+from segviz import instances
+from segviz.data.toytown import CLASSES
+from segviz.draw import PALETTE, VOID
+from segviz.models import UNet
+from segviz.widgets.controls import Choice, Slider
+from segviz.widgets.engine import Explorer
+from segviz.widgets.panels import CLEAR, Bar, Bars, HeatMap, Image, LabelMap, Panel, State
+from segviz.widgets.scenes import Scenes, bar
+
+KEPT, CUT, OTHER = "kept", "cut", "another scene's"
+
+
+class UNetSkipsExplorer(Explorer):
+    """A trained UNet, and what it predicts when its way up is handed zeros in place of a skip, or another scene's.
+
+    network: a UNet with padding="same", of which a copy is kept: what is changed in it later is not seen. The way up is
+    run for every state, in evaluation mode; pass slow=True where that takes more than a few ten milliseconds. images,
+    masks, classes, palette: as in `Scenes`; height and width divide by 2**depth. count: a class whose connected
+    components are counted, by `segviz.instances`; "" for none. scene: which is shown first.
+
+    The other scene is the next one, and after the last the first. No weight is changed, and none was trained without
+    its skip: what is seen is what this network relies on, not what a network without skips could learn. Raises
+    ValueError where these do not fit each other.
+    """
+
+    def __init__(self, network, images, masks, classes=CLASSES, palette=PALETTE, *, count="", scene=0, **options):
+        self.scenes = Scenes(images, masks, classes, palette)
+        _check(network, self.scenes, count)
+        self.network, self.count, self._maps, self._whole = copy.deepcopy(network).eval(), count, {}, {}
+        kinds = (KEPT, CUT, OTHER) if len(self.scenes) > 1 else (KEPT, CUT)
+        self.sizes = [tuple(each.shape[1:]) for each in self.maps(scene)[:-1]]
+        controls = [
+            Slider("scene", "Scene", 0, len(self.scenes) - 1, value=scene),
+            *(Choice(f"skip{level}", f"Skip {level}, {height} × {width}", kinds)
+              for level, (height, width) in enumerate(self.sizes)),
+        ]
+        super().__init__(self._handed, controls, title="What the skips hand over", **options)
+
+    def maps(self, scene: int) -> list[Tensor]:
+        """What `UNet.encode` makes of that scene, (C, h, w) a level, fine to coarse, worked out once."""
+        if scene not in self._maps:
+            device = next(self.network.parameters()).device
+            with torch.inference_mode():
+                encoded = self.network.encode(self.scenes.images[scene][None].to(device))
+            self._maps[scene] = [each[0] for each in encoded]
+        return self._maps[scene]
+
+    def run(self, scene: int, kinds: tuple[str, ...]) -> tuple[Tensor, list[Tensor]]:
+        """The mask, int64 (H, W), and the skips (C, h, w) that the way up was handed, of these kinds, fine first."""
+        *skips, bottom = self.maps(scene)
+        others = self.maps((scene + 1) % len(self.scenes))
+        handed = [{KEPT: skip, CUT: skip * 0, OTHER: other}[kind]
+                  for skip, other, kind in zip(skips, others[:-1], kinds, strict=True)]
+        with torch.inference_mode():
+            logits = self.network.decode([each[None] for each in (*handed, bottom)])
+        return logits[0].argmax(0).cpu(), handed
+
+    def _with_all(self, scene: int):
+        """Mask, scores, counts and the ends of the colour scales with all skips kept; worked out once a scene."""
+        if scene not in self._whole:
+            mask, skips = self.run(scene, (KEPT,) * len(self.sizes))
+            most = [float(f"{_strength(each).max():.2g}") or 1.0 for each in skips]
+            self._whole[scene] = mask, self.scenes.scored(mask, scene), self._counted(mask, scene), most
+        return self._whole[scene]
+
+    def _counted(self, mask: Tensor, scene: int) -> list[tuple[str, int, int]]:
+        """What is counted, how many were found, and how many there are."""
+        if not self.count:
+            return []
+        of = self.scenes.classes.index(self.count)
+        predicted, true = (instances.label(each, of) for each in (mask, self.scenes.masks[scene]))
+        found = instances.found(predicted, true)
+        return [("found", int((found > 0).sum()), len(found)),
+                ("pairs apart", *instances.separated(predicted, true))]
+
+    def _handed(self, scene, **skips) -> State:
+        kinds, palette, image = tuple(skips.values()), self.scenes.palette, self.scenes.images[scene]
+        mask, handed = self.run(scene, kinds)
+        whole_mask, whole, whole_counted, most = self._with_all(scene)
+        found, counted = self.scenes.scored(mask, scene), self._counted(mask, scene)
+        square = (0, 0, image.shape[2], image.shape[1])                    # all skips drawn in one size
+        rows = self.scenes.class_bars(found, whole) + _count_bars(counted, whole_counted)
+        panels = [
+            Panel(f"Scene {scene}", [Image(image)]),
+            Panel("Truth", [LabelMap(self.scenes.masks[scene], palette)]),
+            Panel("All skips kept", [LabelMap(whole_mask, palette)], _words(whole, whole_counted)),
+            Panel("As set below", [LabelMap(mask, palette)], _words(found, counted)),
+            self._difference(scene, mask, whole_mask),
+            Panel("IoU of each class" + ("; counts" if counted else ""), [Bars(rows)], "Tick: all skips kept."),
+            *(Panel(f"Skip {level}, {kind}", [HeatMap(_strength(each), 0, high, legend="activation", box=square)])
+              for level, (kind, each, high) in enumerate(zip(kinds, handed, most, strict=True))),
+        ]
+        said = ", ".join(f"{level} {kind}" for level, kind in enumerate(kinds))
+        return State(panels, f"Scene {scene}, skips {said}: {_words(found, counted)}. With all kept: "
+                             f"{_words(whole, whole_counted)}.")
+
+    def _difference(self, scene: int, mask: Tensor, whole: Tensor) -> Panel:
+        truth, picture = self.scenes.masks[scene], Image(self.scenes.images[scene], opacity=0.3)
+        changed = mask != whole
+        known = changed & (truth != VOID)
+        lost, won = int((known & (whole == truth)).sum()), int((known & (mask == truth)).sum())
+        shown = LabelMap(torch.where(changed, mask, CLEAR), self.scenes.palette, box=picture.extent())
+        return Panel("What that changes", [picture, shown],
+                     f"{changed.float().mean():.1%} of the pixels: {lost} were right, {won} are now.")
+
+
+def _check(network, scenes: Scenes, count: str) -> None:
+    if not isinstance(network, UNet) or network.padding != "same":
+        kind = type(network).__name__
+        raise ValueError(f'expected a UNet with padding="same", whose logits have the image\'s size; got {kind}'
+                         + (' with padding="valid"' if isinstance(network, UNet) else ""))
+    if (channels := scenes.images.shape[1]) != network.in_channels:
+        raise ValueError(f"the network reads {network.in_channels} channels, but the images have {channels}")
+    if network.num_classes != len(scenes.classes):
+        raise ValueError(f"the network scores {network.num_classes} classes, but {len(scenes.classes)} were named: "
+                         "classes needs a name for each")
+    if count and count not in scenes.classes:
+        raise ValueError(f"count is one of the classes, {', '.join(scenes.classes)}, but got {count!r}")
+
+
+def _count_bars(counted, whole) -> list[Bar]:
+    """Shares of what there is, with a tick where all skips are kept; above them a gap."""
+    rows = [bar(name, one / total if total else nan, before / total if total else nan)
+            for (name, one, total), (_, before, _) in zip(counted, whole, strict=True)]
+    return [Bar(""), *rows] if rows else []
+
+
+def _words(scores, counted) -> str:
+    scored = f"mean\u00a0IoU\u00a0{scores.mean_iou:.3f}, boundary\u00a0IoU\u00a0{scores.boundary_iou:.3f}"
+    told = [f"{one} of {total} {name}".replace(" pairs", " touching pairs") for name, one, total in counted]
+    return ", ".join([scored, *told])
+
+
+def _strength(maps: Tensor) -> Tensor:
+    """The mean absolute activation at each place, (h, w)."""
+    return maps.abs().mean(0).cpu()
