@@ -97,6 +97,16 @@ torch.manual_seed(0)
 scenes = [toytown.scene(number, 64) for number in range(24)]
 SwitchesExplorer(DeconvNet(10, width=8, size=64), [scene.image for scene in scenes], [scene.mask for scene in scenes])
 """, ""),
+    "unet_shapes": ("UNetShapesExplorer()", ""),
+    "unet_skips": ("""
+from segviz.data import cells
+from segviz.models import UNet
+torch.manual_seed(0)
+scenes = [cells.scene(number) for number in range(24)]
+network = UNet(2, in_channels=1, width=8, norm=True)
+UNetSkipsExplorer(network, [scene.image for scene in scenes], [scene.mask for scene in scenes], cells.CLASSES,
+                  cells.PALETTE, count="cell")
+""", ""),
     "pyramid": ("""
 from segviz.models import PSPNet
 torch.manual_seed(0)

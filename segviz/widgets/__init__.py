@@ -25,11 +25,14 @@ from segviz.widgets.panels import (
     Told,
     Where,
 )
+from segviz.widgets.pyramid import PyramidExplorer
 from segviz.widgets.receptive import ReceptiveExplorer
 from segviz.widgets.scores import ScoresExplorer
 from segviz.widgets.skips import SkipsExplorer
 from segviz.widgets.sliding import SlidingExplorer
 from segviz.widgets.switches import SwitchesExplorer
+from segviz.widgets.unet_shapes import UNetShapesExplorer
+from segviz.widgets.unet_skips import UNetSkipsExplorer
 from segviz.widgets.upsampling import UpsamplingExplorer
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "Panel",
     "Point",
     "Pointed",
+    "PyramidExplorer",
     "ReceptiveExplorer",
     "Rects",
     "ScoresExplorer",
@@ -63,6 +67,8 @@ __all__ = [
     "Text",
     "Toggle",
     "Told",
+    "UNetShapesExplorer",
+    "UNetSkipsExplorer",
     "UpsamplingExplorer",
     "Where",
 ]
