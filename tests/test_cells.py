@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from segviz import instances
+from segviz import draw, instances
 from segviz.data import Cells, cells
 
 
@@ -117,3 +117,10 @@ def test_bad_data_sets_are_refused_in_words(arguments, words):
 def test_a_bad_index_is_refused_in_words():
     with pytest.raises(ValueError, match="index must be"):
         cells.scene(-1)
+
+
+def test_the_contact_sheet_shows_each_picture_over_its_cells():
+    figure = cells.contact_sheet(range(3), size=32, columns=2)
+    shown = [len(ax.images) for ax in figure.axes]
+    assert shown == [1, 1, 1, 1, 1, 0, 1, 0]
+    assert np.array_equal(figure.axes[1].images[0].get_array(), draw.rgb(cells.scene(1, 32).image))

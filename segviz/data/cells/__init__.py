@@ -4,6 +4,6 @@
 picture of it.
 """
 
-from segviz.data.cells.world import CLASSES, PALETTE, Cells, Scene, scene
+from segviz.data.cells.world import CLASSES, PALETTE, Cells, Scene, contact_sheet, scene
 
-__all__ = ["CLASSES", "PALETTE", "Cells", "Scene", "scene"]
+__all__ = ["CLASSES", "PALETTE", "Cells", "Scene", "contact_sheet", "scene"]

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 RADIUS, SPACING = 10.5, 17.2        # pixels: of a usual cell; between the middles of neighbours where it is crowded
 TABLE = 512                         # pixels after which a texture repeats itself
+ABOVE = 2.5                         # how many times the depth in a round cell counts: it lies on its neighbours
 FAR = 20.0                          # pixels from an outline that stand for any more
 SMALLEST = 12                       # pixels: what is cut off by a neighbour or the picture's edge and smaller is none
 
@@ -22,7 +23,7 @@ class Culture(NamedTuple):
 
     Per cell, (N,): `radius` in pixels, `round`: whether it has rounded up to divide.
     Per pixel, (H, W): `owner`, which cell; `own`, `other`: pixels from the outline of that cell and of the next one,
-    negative inside; `x`, `y`: from the owner's middle, in its own axes and sizes.
+    negative inside (`ABOVE` times as many for a round one); `x`, `y`: from the owner's middle, in its axes and sizes.
     """
     radius: np.ndarray
     round: np.ndarray
@@ -62,7 +63,8 @@ def grow(dice, height, width):
     bend = [2.2 * texture(dice, height, width, 6.0, seed) for seed in (1, 2)]
     place = np.arange(width, dtype=np.float32) + bend[0], np.arange(height, dtype=np.float32)[:, None] + bend[1]
     reach = np.ceil(1.3 * radius * np.sqrt(drawn_out) + 7).astype(int)
-    cells = zip(middles.tolist(), radius.tolist(), along.tolist(), across.tolist(), reach.tolist(), strict=True)
+    steep = radius * np.where(is_round, ABOVE, 1.0)
+    cells = zip(middles.tolist(), steep.tolist(), along.tolist(), across.tolist(), reach.tolist(), strict=True)
     return Culture(radius.astype(np.float32), is_round, *_owners(cells, *place))
 
 
@@ -88,13 +90,13 @@ def _owners(cells, x, y):
     height, width = np.broadcast_shapes(x.shape, y.shape)
     own, other = (np.full((height, width), FAR, np.float32) for _ in range(2))
     owner, local = np.zeros((height, width), np.intp), np.full((2, height, width), 9, np.float32)
-    for number, ((cx, cy), radius, a, b, reach) in enumerate(cells):
+    for number, ((cx, cy), steep, a, b, reach) in enumerate(cells):
         row, column = round(cy), round(cx)
         window = (slice(max(0, row - reach), max(0, row + reach + 1)),
                   slice(max(0, column - reach), max(0, column + reach + 1)))
         dx, dy = x[window] - cx, y[window] - cy
         u, v = a[0] * dx + a[1] * dy, b[0] * dx + b[1] * dy
-        far, best = radius * (np.sqrt(u * u + v * v) - 1), own[window]
+        far, best = steep * (np.sqrt(u * u + v * v) - 1), own[window]
         nearer = far < best
         other[window] = np.where(nearer, best, np.minimum(other[window], far))
         for kept, new in ((best, far), (owner[window], number), (local[0][window], u), (local[1][window], v)):

@@ -8,7 +8,7 @@ those about to divide, hold light up by more than half a wave, and shine.
 import numpy as np
 from scipy import ndimage
 
-from segviz.data.cells.culture import texture
+from segviz.data.cells.culture import ABOVE, texture
 
 HALO = 5.0          # pixels over which the microscope averages
 SEAM = 1.2          # pixels: half the width of the dip where two cells meet
@@ -19,11 +19,11 @@ def photograph(dice, culture):
     height, width = culture.own.shape
     held = thickness(dice, culture)
     halo = ndimage.gaussian_filter(np.minimum(held, 2.0), HALO, mode="nearest")
-    contrast = dice.uniform(0.28, 0.40)
-    light = 0.46 + 0.045 * texture(dice, height, width, 40.0, 4) + dice.uniform(-0.05, 0.05)
+    contrast = dice.uniform(0.38, 0.54)
+    light = 0.42 + 0.055 * texture(dice, height, width, 40.0, 4) + dice.uniform(-0.05, 0.05)
     seen = light - contrast * (np.sin(held) - 1.15 * halo) + _dust(dice, height, width)
     seen = ndimage.gaussian_filter(seen, 0.5, mode="nearest")
-    seen += 0.016 * dice.standard_normal((height, width), dtype=np.float32)
+    seen += 0.021 * dice.standard_normal((height, width), dtype=np.float32)
     return seen.clip(0, 1).astype(np.float32)
 
 
@@ -33,7 +33,7 @@ def thickness(dice, culture):
     fine, grains, coarse = (texture(dice, *shape, grain, seed) for grain, seed in ((0.7, 5), (1.3, 6), (3.0, 7)))
     seam = texture(dice, *shape, 7.0, 8)
     radius, is_round = culture.radius[culture.owner], culture.round[culture.owner]
-    inside = np.maximum(-culture.own, 0)                                        # pixels from the outline
+    inside = np.maximum(-culture.own, 0) / np.where(is_round, ABOVE, 1)         # pixels from the outline
     meeting = (culture.other - culture.own) / 2                                 # pixels from where two cells meet
     height = np.where(is_round, 3.9, (0.85 * np.exp(0.18 * dice.standard_normal(len(culture.radius))))[culture.owner])
     dome = np.sqrt(np.maximum(1 - (1 - inside / radius) ** 2, 0))

@@ -88,3 +88,15 @@ class Cells(Dataset):
         for item in items:
             images[item], masks[item] = self[item]
         return images, masks
+
+
+def contact_sheet(indices, size=96, columns=4):
+    """A figure: pictures in rows, and below each whose every pixel is."""
+    drawn = [scene(index, size) for index in indices]
+    rows = -(-len(drawn) // columns)
+    figure, axes = draw.panels(columns, 2 * rows)
+    for number, picture in enumerate(drawn):
+        place = 2 * columns * (number // columns) + number % columns
+        draw.image(axes[place], picture.image)
+        draw.instances(axes[place + columns], picture.image, picture.instances)
+    return figure
