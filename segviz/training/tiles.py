@@ -1,6 +1,6 @@
 """Prediction tile by tile: an image of any size in the memory of one tile.
 
-Ronneberger, Fischer, Brox 2015, "U-Net", section 2 and figure 2: each tile of the answer is computed from a larger
+Ronneberger, Fischer, Brox 2015, "U-Net", section 1 and figure 2: each tile of the answer is computed from a larger
 piece of the image, larger by as far as the network looks, so that the tiles fit together without seams.
 """
 
