@@ -32,11 +32,13 @@ def found(predicted, true, iou: float = 0.5) -> Tensor:
         raise ValueError(f"iou lies in [0.5, 1): below, two instances may claim one, but got {iou}")
     predicted, true = _pair(predicted, true)
     count = int(true.max(initial=0)) + 1
-    both = np.bincount(predicted.ravel() * count + true.ravel()).astype(float)
-    both = np.pad(both, (0, -len(both) % count)).reshape(-1, count)             # pixels: rows predicted, columns true
-    union = both.sum(1, keepdims=True) + both.sum(0) - both
-    match = (both > iou * union)[1:, 1:]
-    return torch.from_numpy(np.where(match.any(0), match.argmax(0) + 1, 0) if len(match) else np.zeros(count - 1, int))
+    overlaps, pixels = np.unique(predicted * count + true, return_counts=True)
+    theirs, ours = np.divmod(overlaps, count)
+    union = np.bincount(predicted.ravel())[theirs] + np.bincount(true.ravel())[ours] - pixels
+    match = (theirs > 0) & (ours > 0) & (pixels > iou * union)
+    known = np.zeros(count, np.int64)
+    known[ours[match]] = theirs[match]
+    return torch.from_numpy(known[1:])
 
 
 def touching(true, gap: int = 3) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from segviz import draw, instances
+from segviz import draw, instances, runs
 from segviz.data import Cells, cells
 
 
@@ -124,3 +124,10 @@ def test_the_contact_sheet_shows_each_picture_over_its_cells():
     shown = [len(ax.images) for ax in figure.axes]
     assert shown == [1, 1, 1, 1, 1, 0, 1, 0]
     assert np.array_equal(figure.axes[1].images[0].get_array(), draw.rgb(cells.scene(1, 32).image))
+
+
+def test_the_command_line_knows_them():
+    items, classes = runs.data_set("cells", "val", 48, 3, seed=1)
+    ours = Cells("val", 48, 3, seed=1)
+    assert classes == ("background", "cell") and len(items) == 3
+    assert torch.equal(items.tensors()[0], ours.tensors()[0])
