@@ -173,7 +173,7 @@ def test_the_maps_and_their_words_are_of_the_sprite(explorer, networks):
         car = (each[shown.mask] > 0).float().mean().item()
         return f"{max(car, 1 - car):.0%}\u00a0{'car' if car > 0.5 else 'boat'}"
 
-    words, heat, *_ = state.panels[MAPS].layers
+    words, _, heat, *_ = state.panels[MAPS].layers
     left, top, right, bottom = shown.sprite
     part = torch.where(shown.mask, lead, torch.nan)[top:bottom, left:right]
     expected = HeatMap(part, -explorer.most, explorer.most).data

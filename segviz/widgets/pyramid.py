@@ -3,6 +3,7 @@
 import copy
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,6 +33,7 @@ SIDES = ("car", "boat")
 CLASSES = (*SIDES, "pump", "buoy")
 REACHES = ("beyond", "partly within", "within")      # where the beacon lies, seen from the field
 COLOURS, ORANGE, PURPLE = "PuOr_r", "#e08214", "#8073ac"        # orange: car
+GREY = np.full((1, 1, 3), 128, np.uint8)
 FIRST = 5                                            # of the leads among the numbers told of a pixel
 KEPT = 32                                            # pictures whose maps are kept
 
@@ -60,7 +62,7 @@ class PyramidExplorer(Explorer):
         self, network, indices=range(12), size=192, classes=CLASSES, *, beside=None, seed=0, scene=0, beacon=BUOY,
         distance=None, pixel=None, **options,
     ):
-        self.indices, self.size, self.seed = tuple(indices), size, seed
+        self.indices, self.size, self.seed, classes = tuple(indices), size, seed, tuple(classes)
         _check(network, beside, self.indices, classes)
         self.network, self.beside = (copy.deepcopy(one).eval() if one else None for one in (network, beside))
         self.bins, self._two = tuple(network.bins), [classes.index(name) for name in SIDES]
@@ -172,9 +174,10 @@ class PyramidExplorer(Explorer):
         for at, name in enumerate(("as set", tuple(leads)[-1])):
             shown = torch.where(picture.mask, leads[name], torch.nan)[top:bottom, left:right]
             y = at * (high + 1.3 * row)
+            box = (0, y + row, self.side, y + row + high)
             layers += [Text([(self.side / 2, y + row / 2, f"{name}: {_called(leads[name], picture)}")]),
-                       HeatMap(shown, -self.most, self.most, COLOURS, "" if at else "car − boat",
-                               box=(0, y + row, self.side, y + row + high))]
+                       Image(GREY, box, 0.25),                                 # for an undecided sprite is white
+                       HeatMap(shown, -self.most, self.most, COLOURS, "" if at else "car − boat", box=box)]
         return Panel("Car or boat?", layers, _truth(beacon), size=(2 * (high + row) + 0.3 * row, self.side))
 
     def _bars(self, told, names, now) -> Panel:
@@ -204,11 +207,12 @@ class PyramidExplorer(Explorer):
     def _told(self, picture, scores, leads, adds) -> Told:
         """Of every pixel of the close-up: who leads, who not, by how much, both scores, the leads, what each bin adds,
         how far the beacon is, where it lies, and whether this is the sprite."""
-        here = (..., *self._close(picture))
-        boat = (leads[0] <= 0).long()
-        tenths = torch.stack([leads[0].abs(), *scores, *leads, *adds]).mul(10).round().clamp(-32767, 32767).long()
-        others = torch.stack([picture.distance(), self._of_field(picture), picture.mask.long()])
-        numbers = torch.cat([torch.stack([boat, 1 - boat]), tenths, others])[here]
+        here = self._close(picture)
+        numbers = [each[here] * 10 for each in (leads[0].abs(), *scores, *leads, *adds)]
+        tenths = torch.stack(numbers).round().clamp(-32767, 32767).long()
+        boat = (leads[0][here] <= 0).long()
+        others = [each[here].long() for each in (picture.distance(), self._of_field(picture), picture.mask)]
+        numbers = torch.cat([torch.stack([boat, 1 - boat]), tenths, torch.stack(others)])
         far = [str(at) for at in range(self.size)]
         return Told(numbers, [SIDES, SIDES, *[()] * len(tenths), far, REACHES, ("beside the sprite", "on the sprite")])
 
