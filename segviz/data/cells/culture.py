@@ -46,7 +46,7 @@ def texture(dice, height, width, grain, seed):
     """A piece (H, W) of such a noise, from anywhere in it."""
     top, left = dice.integers(TABLE, size=2)
     rows, columns = (top + np.arange(height)) % TABLE, (left + np.arange(width)) % TABLE
-    return _table(grain, seed)[rows[:, None], columns]
+    return _table(grain, seed)[rows].take(columns, 1)
 
 
 def grow(dice, height, width):
