@@ -42,8 +42,8 @@ def _drawn(size, depth, padding, odd) -> State:
         return State([], "There is no such network.", problem=f"{error}.", problem_at="size", hidden=hidden)
     title = f"Depth {depth}, {'valid' if valid else 'padded'} convolutions: {size} × {size} → " + (
         f"{s.output} × {s.output}" if s.output else "no output")
-    shown = Panel(title, the_u(s), "As wide as its channels and as tall as its map, both as square roots. Orange: the "
-                  "skips. Red: where a pooling leaves a row out.", size=(ROWS, COLUMNS), wide=True)
+    shown = Panel(title, the_u(s), "Each block is as wide as its channels and as tall as its map, by their square "
+                  "roots. Orange: the skips. Red: where a pooling leaves a row out.", size=(ROWS, COLUMNS), wide=True)
     level = s.odd[0 if valid else -1] if s.odd else 0
     heading, words = _said(s, level)
     layers = _crops(s) if valid else _end(s, level)
@@ -79,7 +79,7 @@ def _said(s: Setting, level: int) -> tuple[str, str]:
                 "The logits have the input's size. At the end of a row, the map now lies a pixel off.")
     more = ", ".join(map(str, s.odd[:-1]))
     return (f"{came}, but the skip has {skip}",
-            "The two cannot be joined." + (f" Later it would be the same at level {more}." if more else ""))
+            "The two cannot be joined." + (f" Further up, level {more} would fail as well." if more else ""))
 
 
 # --- the lower panel
@@ -133,7 +133,7 @@ def _crops(s: Setting) -> list:
         box = (left, y, left + skip * pixel, y + 0.7 * BAR)
         (odd if level.odd else cut).append(box)
         kept.append((from_, y, until, y + 0.7 * BAR))
-        words += [(LEFT / 2, y + 0.35 * BAR, f"level {at}: {skip} → {level.up[0]}", "ink"),
+        words += [(LEFT / 2 - 0.5, y + 0.35 * BAR, f"level {at}: {skip} → {level.up[0]}", "ink"),
                   (RIGHT + 8, y + 0.35 * BAR, f"cut {before} + {level.surplus - before}",
                    "error" if level.odd else "muted")]
     return [Rects(cut, SKIP, 1, dashed=True), Rects(odd, "error", 1, dashed=True), Rects(kept, SKIP, 1, fill=SKIP),

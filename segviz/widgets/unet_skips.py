@@ -21,10 +21,11 @@ KEPT, CUT, OTHER = "kept", "cut", "another scene's"
 class UNetSkipsExplorer(Explorer):
     """A trained UNet, and what it predicts when its way up is handed zeros in place of a skip, or another scene's.
 
-    network: a UNet with padding="same", of which a copy is kept: what is changed in it later is not seen. The way up is
-    run for every state, in evaluation mode; pass slow=True where that takes more than a few ten milliseconds. images,
-    masks, classes, palette: as in `Scenes`; height and width divide by 2**depth. count: a class whose connected
-    components are counted, by `segviz.instances`; "" for none. scene: which is shown first.
+    network: a UNet with padding="same", of which a copy is kept: what is changed in it later is not seen. The way down
+    is run once for every scene, and its maps are kept; the way up for every state, in evaluation mode. Pass slow=True
+    where that takes more than a few ten milliseconds. images, masks, classes, palette: as in `Scenes`; height and
+    width divide by 2**depth. count: a class whose connected components are counted, by `segviz.instances`; "" for
+    none. scene: which is shown first.
 
     The other scene is the next one, and after the last the first. No weight is changed, and none was trained without
     its skip: what is seen is what this network relies on, not what a network without skips could learn. Raises
@@ -34,9 +35,12 @@ class UNetSkipsExplorer(Explorer):
     def __init__(self, network, images, masks, classes=CLASSES, palette=PALETTE, *, count="", scene=0, **options):
         self.scenes = Scenes(images, masks, classes, palette)
         _check(network, self.scenes, count)
-        self.network, self.count, self._maps, self._whole = copy.deepcopy(network).eval(), count, {}, {}
+        self.network, self.count = copy.deepcopy(network).eval(), count
+        self.maps = [self._encoded_scene(image) for image in self.scenes.images]
+        self.sizes = [tuple(each.shape[1:]) for each in self.maps[0][:-1]]
+        self._instances = [self._instances_of(mask) for mask in self.scenes.masks]
+        self._whole = [self._with_all(at) for at in range(len(self.scenes))]
         kinds = (KEPT, CUT, OTHER) if len(self.scenes) > 1 else (KEPT, CUT)
-        self.sizes = [tuple(each.shape[1:]) for each in self.maps(scene)[:-1]]
         controls = [
             Slider("scene", "Scene", 0, len(self.scenes) - 1, value=scene),
             *(Choice(f"skip{level}", f"Skip {level}, {height} × {width}", kinds)
@@ -44,47 +48,47 @@ class UNetSkipsExplorer(Explorer):
         ]
         super().__init__(self._handed, controls, title="What the skips hand over", **options)
 
-    def maps(self, scene: int) -> list[Tensor]:
-        """What `UNet.encode` makes of that scene, (C, h, w) a level, fine to coarse, worked out once."""
-        if scene not in self._maps:
-            device = next(self.network.parameters()).device
-            with torch.inference_mode():
-                encoded = self.network.encode(self.scenes.images[scene][None].to(device))
-            self._maps[scene] = [each[0] for each in encoded]
-        return self._maps[scene]
+    def _encoded_scene(self, image: Tensor) -> list[Tensor]:
+        """What `UNet.encode` makes of an image: (C, h, w) a level, fine to coarse, the bottom last."""
+        with torch.inference_mode():
+            maps = self.network.encode(image[None].to(next(self.network.parameters()).device))
+        return [each[0] for each in maps]
 
     def run(self, scene: int, kinds: tuple[str, ...]) -> tuple[Tensor, list[Tensor]]:
         """The mask, int64 (H, W), and the skips (C, h, w) that the way up was handed, of these kinds, fine first."""
-        *skips, bottom = self.maps(scene)
-        others = self.maps((scene + 1) % len(self.scenes))
-        handed = [{KEPT: skip, CUT: skip * 0, OTHER: other}[kind]
+        (*skips, bottom), others = self.maps[scene], self.maps[(scene + 1) % len(self.scenes)]
+        handed = [{KEPT: skip, CUT: torch.zeros_like(skip), OTHER: other}[kind]
                   for skip, other, kind in zip(skips, others[:-1], kinds, strict=True)]
         with torch.inference_mode():
             logits = self.network.decode([each[None] for each in (*handed, bottom)])
         return logits[0].argmax(0).cpu(), handed
 
     def _with_all(self, scene: int):
-        """Mask, scores, counts and the ends of the colour scales with all skips kept; worked out once a scene."""
-        if scene not in self._whole:
-            mask, skips = self.run(scene, (KEPT,) * len(self.sizes))
-            most = [float(f"{_strength(each).max():.2g}") or 1.0 for each in skips]
-            self._whole[scene] = mask, self.scenes.scored(mask, scene), self._counted(mask, scene), most
-        return self._whole[scene]
+        """Mask, scores, counts and the ends of the colour scales with all skips kept."""
+        mask, skips = self.run(scene, (KEPT,) * len(self.sizes))
+        most = [float(f"{_strength(each).max():.2g}") or 1.0 for each in skips]
+        return mask, self.scenes.scored(mask, scene), self._counted(mask, scene), most
+
+    def _instances_of(self, mask: Tensor):
+        """The true instances and which of them touch; None where nothing is counted."""
+        if not self.count:
+            return None
+        true = instances.label(mask, self.scenes.classes.index(self.count))
+        return true, instances.touching(true)
 
     def _counted(self, mask: Tensor, scene: int) -> list[tuple[str, int, int]]:
         """What is counted, how many were found, and how many there are."""
         if not self.count:
             return []
-        of = self.scenes.classes.index(self.count)
-        predicted, true = (instances.label(each, of) for each in (mask, self.scenes.masks[scene]))
-        found = instances.found(predicted, true)
-        return [("found", int((found > 0).sum()), len(found)),
-                ("pairs apart", *instances.separated(predicted, true))]
+        true, pairs = self._instances[scene]
+        found = instances.found(instances.label(mask, self.scenes.classes.index(self.count)), true) > 0
+        apart = found[pairs - 1].all(1)          # as instances.separated has it, which looks for the pairs every time
+        return [("found", int(found.sum()), len(found)), ("pairs apart", int(apart.sum()), len(pairs))]
 
     def _handed(self, scene, **skips) -> State:
         kinds, palette, image = tuple(skips.values()), self.scenes.palette, self.scenes.images[scene]
         mask, handed = self.run(scene, kinds)
-        whole_mask, whole, whole_counted, most = self._with_all(scene)
+        whole_mask, whole, whole_counted, most = self._whole[scene]
         found, counted = self.scenes.scored(mask, scene), self._counted(mask, scene)
         square = (0, 0, image.shape[2], image.shape[1])                    # all skips drawn in one size
         rows = self.scenes.class_bars(found, whole) + _count_bars(counted, whole_counted)
