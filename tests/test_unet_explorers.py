@@ -18,7 +18,7 @@ from segviz.widgets import UNetShapesExplorer, UNetSkipsExplorer
 from segviz.widgets.engine import PAGE_STATES
 from segviz.widgets.panels import CLEAR, HeatMap, Rects, Text, encode
 from segviz.widgets.unet_setting import CROP, NOTHING, PAD, REMEDIES, SAME, STRETCH, VALID, setting
-from segviz.widgets.unet_skips import CUT, KEPT, OTHER
+from segviz.widgets.unet_skips import CUT, KEPT, LOST, OTHER, WON
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WAYS = [(VALID, NOTHING), *((SAME, odd) for odd in REMEDIES)]
@@ -262,7 +262,11 @@ def test_with_all_skips_it_is_the_networks_own_mask(skips, world):
         changed = panels[MASK].layers[0].data != own[scene].numpy()
         assert changed.any() and np.array_equal(panels[CHANGE].layers[1].data != CLEAR, changed)
         assert f"{changed.mean():.1%} of the pixels" in panels[CHANGE].caption
-    assert "0.0% of the pixels: 0 were right, 0 are now" in skips.state().panels[CHANGE].caption
+        verdict, truth = panels[CHANGE].layers[1].data, masks[scene].numpy()
+        assert np.array_equal(verdict == LOST, changed & (own[scene].numpy() == truth)) and (verdict == LOST).any()
+        assert np.array_equal(verdict == WON, changed & (panels[MASK].layers[0].data == truth) & (truth != 255))
+        assert f"Orange: {(verdict == LOST).sum()} that were right" in panels[CHANGE].caption
+    assert "0.0% of the pixels. Orange: 0 that were right. Blue: 0 that are now" in skips.state().panels[CHANGE].caption
 
 
 def test_the_network_is_copied_and_nothing_of_it_is_changed(world):

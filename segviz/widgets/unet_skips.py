@@ -16,6 +16,8 @@ from segviz.widgets.panels import CLEAR, Bar, Bars, HeatMap, Image, LabelMap, Pa
 from segviz.widgets.scenes import Scenes, bar
 
 KEPT, CUT, OTHER = "kept", "cut", "another scene's"
+LOST, WON, NEITHER = range(3)
+VERDICTS = torch.tensor([[0xD5, 0x5E, 0x00], [0x00, 0x72, 0xB2], [0x99, 0x99, 0x99]], dtype=torch.uint8)  # Okabe, Ito
 
 
 class UNetSkipsExplorer(Explorer):
@@ -108,12 +110,12 @@ class UNetSkipsExplorer(Explorer):
 
     def _difference(self, scene: int, mask: Tensor, whole: Tensor) -> Panel:
         truth, picture = self.scenes.masks[scene], Image(self.scenes.images[scene], opacity=0.3)
-        changed = mask != whole
-        known = changed & (truth != VOID)
-        lost, won = int((known & (whole == truth)).sum()), int((known & (mask == truth)).sum())
-        shown = LabelMap(torch.where(changed, mask, CLEAR), self.scenes.palette, box=picture.extent())
-        return Panel("What that changes", [picture, shown],
-                     f"{changed.float().mean():.1%} of the pixels: {lost} were right, {won} are now.")
+        changed, known = mask != whole, truth != VOID
+        lost, won = changed & known & (whole == truth), changed & known & (mask == truth)
+        verdict = torch.full_like(mask, NEITHER).masked_fill(lost, LOST).masked_fill(won, WON)
+        shown = LabelMap(torch.where(changed, verdict, CLEAR), VERDICTS, box=picture.extent())
+        return Panel("What that changes", [picture, shown], f"{changed.float().mean():.1%} of the pixels. Orange: "
+                     f"{int(lost.sum())} that were right. Blue: {int(won.sum())} that are now.")
 
 
 def _check(network, scenes: Scenes, count: str) -> None:
