@@ -110,7 +110,7 @@ UNetSkipsExplorer(network, [scene.image for scene in scenes], [scene.mask for sc
     "pyramid": ("""
 from segviz.models import PSPNet
 torch.manual_seed(0)
-PyramidExplorer(PSPNet(4, width=8, layers=(1, 1, 1, 1)), range(24))                 # at 192 pixels, not trained
+PyramidExplorer(PSPNet(4, width=8, layers=(1, 1, 1, 1)), range(24))                 # not trained
 """, "Pixel"),
 }
 

@@ -15,7 +15,7 @@ from segviz.models import PSPNet
 from segviz.widgets import PyramidExplorer
 from segviz.widgets.evidence import BEACONS, pictured, without_beacon
 from segviz.widgets.panels import HeatMap, encode
-from segviz.widgets.pyramid import REACHES
+from segviz.widgets.reach import LIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE, INDICES, BINS, START = 96, (3, 8), (1, 2, 3, 6), 31
@@ -72,9 +72,10 @@ def of_network(network, settings, shown, at=START):
     return leads
 
 
-def told(state):
+def told(state, beside=True):
     """What is told of every pixel of the close-up: name -> numbers."""
-    names = ("leads", "other", "by", "car", "boat", "as set", "all off", "beside", *BINS, "far", "reach", "sprite")
+    names = ("leads", "other", "by", "car", "boat", "as set", "all off", *["beside"] * beside, *BINS, "far", "reach",
+             "sprite")
     numbers = state.pointed["pixel"].told.numbers
     assert len(numbers) == len(names)
     return dict(zip(names, numbers.astype(int), strict=True))
@@ -82,7 +83,7 @@ def told(state):
 
 def close_up(shown):
     left, top, right, bottom = shown.sprite
-    begin = min(max((top + bottom - (right - left)) // 2, 0), SIZE - (right - left))
+    begin = min(max((top + bottom - (right - left)) // 2, 0), len(shown.mask) - (right - left))
     return slice(begin, begin + right - left), slice(left, right)
 
 
@@ -179,8 +180,8 @@ def test_the_maps_and_their_words_are_of_the_sprite(explorer, networks):
     expected = HeatMap(part, -explorer.most, explorer.most).data
     assert np.abs(heat.data.astype(int) - expected).max() <= 1 and words.items[0][2] == f"as set: {called(lead)}"
     assert called(lead) in state.readout and "Truth: car." in state.readout
-    assert state.panels[MAPS].caption == "Truth: car." and state.panels[PYRAMID][0].caption.startswith("Without it: ")
-    assert called(without) in state.panels[PYRAMID][0].caption
+    assert state.panels[MAPS].caption == "Truth: car."
+    assert state.panels[PYRAMID][0].caption == f"Without bin 1: {called(without)}."
     hidden = explorer.state(beacon="hidden")
     assert "Truth" not in hidden.readout + hidden.panels[MAPS].caption and "Nothing in the picture" in hidden.readout
 
@@ -200,15 +201,15 @@ def test_dark_regions_do_not_reach_the_pixel_and_the_others_do(explorer, network
         after = network(shown.image[None])[0]
         handle.remove()
     network.train()
-    reach = explorer.reach[bin]
-    expected = np.outer(reach[:, region[0]], reach[:, region[1]])
+    rows, columns = explorer.reach[bin]
+    expected = np.outer(rows[:, region[0]], columns[:, region[1]])
     assert np.array_equal((before != after).any(0).numpy(), expected) and (bin < 6 or expected.mean() < 0.5)
 
 
 def test_the_field_is_that_of_the_network_without_bins(explorer, networks):
     for row, column in ((48, 40), (5, 90)):
         field = receptive.effective(networks[1], torch.rand(2, 3, SIZE, SIZE), (row, column)) > 0
-        (top, bottom), (left, right) = explorer.field[0][row], explorer.field[1][column]
+        (top, bottom), (left, right) = explorer.field.spans[0][row], explorer.field.spans[1][column]
         inside = torch.zeros_like(field)
         inside[max(top, 0) : bottom, max(left, 0) : right] = True
         assert not (field & ~inside).any()
@@ -218,7 +219,7 @@ def test_the_field_is_that_of_the_network_without_bins(explorer, networks):
 @pytest.mark.parametrize("distance", [1, 31, 61])
 def test_where_the_beacon_lies_is_told(explorer, monkeypatch, distance):
     near = [[(at - 20, at + 21) for at in range(SIZE)]] * 2
-    monkeypatch.setattr(explorer, "field", near)                       # a smaller field, so that all three occur
+    monkeypatch.setattr(explorer.field, "spans", near)                       # a smaller field, so that all three occur
     shown = pictured(INDICES[0], SIZE, distance, "buoy")
     x0, y0, x1, y1 = shown.beacon
     rows, columns = close_up(shown)
@@ -228,7 +229,7 @@ def test_where_the_beacon_lies_is_told(explorer, monkeypatch, distance):
         row, column = rows.start + i, columns.start + j
         count = sum(abs(y - row) <= 20 and abs(x - column) <= 20 for y, x in pole)
         expected = "beyond" if not count else "within" if count == len(pole) else "partly within"
-        assert REACHES[numbers["reach"][i, j]] == expected
+        assert LIES[numbers["reach"][i, j]] == expected
     assert distance > 1 or {*np.unique(numbers["reach"])} == {0, 1, 2}
     veil, box = explorer.state(distance=distance).panels[SCENE].layers[1:3]
     top, left = rows.start, columns.start
@@ -266,9 +267,33 @@ def test_the_words_of_a_pixel_are_what_its_bars_show(explorer):
     assert "The beacon is hidden." in explorer.state(beacon="hidden").said({"pixel": (0, 0)})
     assert [panel.title for panel in state.panels[PYRAMID]] == ["Bin 1, 1 × 1", "Bin 2, off", "Bin 3, 3 × 3",
                                                                 "Bin 6, 6 × 6"]
-    assert state.panels[PYRAMID][1].caption.startswith("With it: ")
+    assert state.panels[PYRAMID][1].caption.startswith("With bin 2: ")
     none = explorer.state(**named((False,) * 4))
     assert "bins on: none." in none.readout
+
+
+def test_wide_pictures_have_rows_of_their_own(networks):
+    explorer = PyramidExplorer(networks[0], INDICES, (64, 192), scene=1, distance=100)
+    state, shown = explorer.state(bin3=False), pictured(INDICES[1], (64, 192), 97, "buoy")           # in steps of 6
+    assert [panel.wide for panel in state.panels] == [True, False, False, False, True]
+    whole, bins = state.panels[SCENE], state.panels[-1]
+    assert whole.extent() == (64, 192) and explorer.controls[2].maximum == 192 - 16 - 5 + 1
+    veil = whole.layers[1]
+    assert veil.rows.shape == (16, 64) and veil.columns.shape == (16, 192) and veil.rows.all()
+    assert bins.extent() == (64 + 64 + 3 * 12, 2 * 192 + 12) and bins.caption.count("ith") == 4
+    drawn = [layers for layers in zip(bins.layers[::5], *(bins.layers[at::5] for at in (1, 2, 3, 4)), strict=True)]
+    for bin, (x, y), (name, image, dark, grid, marker) in zip(BINS, [(0, 12), (204, 12), (0, 100), (204, 100)], drawn,
+                                                             strict=True):
+        assert name.items[0][2] == f"Bin {bin}, {'off' if bin == 3 else f'{bin} × {bin}'}"
+        assert image.box == dark.box == grid.box == (x, y, x + 192, y + 64) and (image.data == shown.pixels).all()
+        assert dark.rows.shape == dark.columns.shape == (16, bin)
+        left, top = map(int, marker.here(5, 9).boxes[0][:2])
+        close = state.panels[CLOSE].layers[0].data[5, 9]
+        assert (image.data[top + 1 - y, left + 1 - x] == close).all()
+    numbers = told(explorer.state(beacon="pump"), beside=False)
+    columns = close_up(shown)[1]
+    assert np.array_equal(numbers["far"], shown.distance()[close_up(shown)]) and numbers["far"].min() == 97
+    assert columns.stop - columns.start == 16
 
 
 def test_other_bins_and_none_and_other_classes_will_do(networks):
@@ -367,7 +392,7 @@ def test_the_exported_page_answers_with_no_kernel(explorer, page, tmp_path, monk
         page.get_by_label("Beacon", exact=True).select_option(beacon)
         pictures.append(said({"beacon": beacon}))
     page.get_by_label("Beacon", exact=True).select_option("buoy")
-    far = page.get_by_role("slider", name="From sprite to beacon", exact=True)
+    far = page.get_by_role("slider", name="Sprite to beacon", exact=True)
     far.focus()
     page.keyboard.press("End")
     pictures.append(said({"distance": float(far.input_value())}))

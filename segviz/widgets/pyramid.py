@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segviz import receptive
 from segviz.models.pspnet import PSPNet, upsampled
 from segviz.widgets.controls import Choice, Point, Slider, Toggle
 from segviz.widgets.engine import Explorer
@@ -28,10 +27,10 @@ from segviz.widgets.panels import (
     Text,
     Told,
 )
+from segviz.widgets.reach import LIES, Field, by_bin
 
 SIDES = ("car", "boat")
 CLASSES = (*SIDES, "pump", "buoy")
-REACHES = ("beyond", "partly within", "within")      # where the beacon lies, seen from the field
 COLOURS, ORANGE, PURPLE = "PuOr_r", "#e08214", "#8073ac"        # orange: car
 GREY = np.full((1, 1, 3), 128, np.uint8)
 FIRST = 5                                            # of the leads among the numbers told of a pixel
@@ -42,11 +41,11 @@ class PyramidExplorer(Explorer):
     """A trained PSPNet in Toytown's car-or-boat world: bins on and off, the evidence nearer, farther or hidden.
 
     network: a PSPNet, of which a copy is kept: what is changed in it later is not seen. indices: of `toytown.pair`,
-    one a scene, drawn at `size` x `size` pixels with `seed`. classes: a name for each of the network's classes, "car"
-    and "boat" among them. beside: another PSPNet, with other bins or none, whose decisions are shown too; or None.
-    scene: the first shown, by its place in indices; beacon: "pump", "buoy" or "hidden"; distance: of the beacon from
-    the sprite, pixels; pixel: (row, column) in the close-up, a square as wide as the sprite, which goes along where the
-    sprite moves.
+    one a scene, drawn with this `size`, int or (height, width), and `seed`. classes: a name for each of the network's
+    classes, "car" and "boat" among them. beside: another PSPNet, with other bins or none, whose decisions are shown
+    too; or None. scene: the first shown, by its place in indices; beacon: "pump", "buoy" or "hidden"; distance: of the
+    beacon from the sprite, pixels; pixel: (row, column) in the close-up, a square as wide as the sprite, which goes
+    along where the sprite moves.
 
     A hidden beacon is painted over with meadow; what is left is one picture for car and boat. A bin that is off tells
     all places the same: its mean over all places and scenes, each drawn with the pump and with the buoy at the first
@@ -59,20 +58,23 @@ class PyramidExplorer(Explorer):
     """
 
     def __init__(
-        self, network, indices=range(12), size=192, classes=CLASSES, *, beside=None, seed=0, scene=0, beacon=BUOY,
+        self, network, indices=range(12), size=(64, 192), classes=CLASSES, *, beside=None, seed=0, scene=0, beacon=BUOY,
         distance=None, pixel=None, **options,
     ):
-        self.indices, self.size, self.seed, classes = tuple(indices), size, seed, tuple(classes)
+        self.indices, self.seed, classes = tuple(indices), seed, tuple(classes)
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
         _check(network, beside, self.indices, classes)
         self.network, self.beside = (copy.deepcopy(one).eval() if one else None for one in (network, beside))
         self.bins, self._two = tuple(network.bins), [classes.index(name) for name in SIDES]
         first = self._pictured(0, 1, PUMP)
+        self._wide = self.size[1] >= 2 * self.size[0]
         self.side, wide = (box[2] - box[0] for box in (first.sprite, first.beacon))
-        farthest = size - self.side - wide + 1
-        far = Slider("distance", "From sprite to beacon", 1, farthest, max(1, size // 32),
+        farthest = self.size[1] - self.side - wide + 1
+        far = Slider("distance", "Sprite to beacon", 1, farthest, max(1, self.size[1] // 32),
                      farthest // 2 if distance is None else distance, "px")
         self.off, self.most = self._measured(far.value)
-        self.field, self.reach = _fields(network, size), {bin: _reach(bin, size) for bin in self.bins}
+        self.field = Field(network, self.size)
+        self.reach = {bin: [by_bin(bin, count) for count in self.size] for bin in self.bins}
         self.parts = lru_cache(KEPT)(self.parts)
         middle = (self.side // 2,) * 2
         controls = [
@@ -102,7 +104,7 @@ class PyramidExplorer(Explorer):
         on = torch.tensor([(True, *each) for each in settings], device=sums.device)[:, :, None, None, None]
         with torch.inference_mode():
             x = self.network.head[1:](torch.where(on, sums, self.off).sum(1))
-            return upsampled(self.network.score(x)[:, self._two], (self.size, self.size)).cpu()
+            return upsampled(self.network.score(x)[:, self._two], self.size).cpu()
 
     def _convolved(self, levels: list[Tensor]) -> Tensor:
         """The head's first convolution of each level by itself. It is linear: they add up to that of all levels."""
@@ -137,14 +139,12 @@ class PyramidExplorer(Explorer):
         adds = [lead - without if on else without - lead for on, without in zip(now, turned, strict=True)]
         told = self._told(picture, scores[0], list(leads.values()), adds)
         where = "beacon hidden" if beacon == HIDDEN else f"{beacon} at {distance} px"
-        rows, columns = self._close(picture)
-        marked = Marker("pixel", rows=_units(rows), columns=_units(columns), margin=1)
         panels = [
-            self._picture(f"Scene {scene}: {where}", picture, beacon == HIDDEN, marked),
-            Panel("The sprite: point here", [Image(picture.pixels[rows, columns]), Marker("pixel")]),
+            self._picture(f"Scene {scene}: {where}", picture, beacon == HIDDEN),
+            Panel("The sprite: point here", [Image(picture.pixels[self._close(picture)]), Marker("pixel")]),
             self._decisions(picture, leads, beacon),
             self._bars(told, tuple(leads), now),
-            *(self._bin(*each, picture, marked) for each in zip(self.bins, now, turned, strict=True)),
+            *self._pyramid(picture, now, turned),
         ]
         on = ", ".join(str(bin) for bin, one in zip(self.bins, now, strict=True) if one) or "none"
         words = (f"Scene {scene}, {where}, bins on: {on}. Of the sprite, {_called(lead, picture)}. {_truth(beacon)}")
@@ -154,17 +154,17 @@ class PyramidExplorer(Explorer):
     def _close(self, picture) -> tuple[slice, slice]:
         """Rows and columns of the close-up."""
         left, top, right, bottom = picture.sprite
-        begin = min(max((top + bottom - self.side) // 2, 0), self.size - self.side)
+        begin = min(max((top + bottom - self.side) // 2, 0), self.size[0] - self.side)
         return slice(begin, begin + self.side), slice(left, right)
 
-    def _picture(self, title, picture, hidden, marked) -> Panel:
-        rows, columns = (spans[part] for spans, part in zip(self.field, self._close(picture), strict=True))
-        veil = Outer(_inside(rows, self.size), _inside(columns, self.size), "pixel", colours="gray", clear=1,
-                     opacity=0.5)
-        box = Marker("pixel", "accent", rows=_clipped(rows, self.size), columns=_clipped(columns, self.size))
+    def _picture(self, title, picture, hidden) -> Panel:
+        here = self._close(picture)
+        rows, columns = self.field.clipped(here)
+        veil = Outer(*self.field.inside(here), "pixel", colours="gray", clear=1, opacity=0.5)
         stood = [Rects([picture.beacon], "mark", 1.5, dashed=True)] if hidden else []
-        layers = [Image(picture.pixels), veil, box, *stood, marked]
-        return Panel(title, layers, "Bright: the field without the pyramid.")
+        layers = [Image(picture.pixels), veil, Marker("pixel", "accent", rows=rows, columns=columns), *stood,
+                  self._marked(picture)]
+        return Panel(title, layers, "Bright: the field without the pyramid.", wide=self._wide)
 
     def _decisions(self, picture, leads, beacon) -> Panel:
         """The lead on the sprite as the bins are set, and under it that of the other network, or with all bins off."""
@@ -194,15 +194,38 @@ class PyramidExplorer(Explorer):
         return Panel("At the marked pixel", [Bars(rows, self.most, -self.most, "pixel", told)],
                      "Right: car. Left: boat.")
 
-    def _bin(self, bin, on, turned, picture, marked) -> Panel:
-        whole = (0, 0, self.size, self.size)
-        reach = (self.reach[bin][part] for part in self._close(picture))
-        layers = [Image(picture.pixels, opacity=1.0 if on else 0.3),
-                  Outer(*reach, "pixel", colours="gray", clear=1, opacity=0.55, box=whole),
-                  Grid(bin, bin, whole, "#ffffff"), marked]
-        last = " Dark: does not reach the pixel." if bin == max(self.bins) else ""
-        return Panel(f"Bin {bin}, {f'{bin} × {bin}' if on else 'off'}", layers,
-                     f"With{'out' * on} it: {_called(turned, picture)}.{last}")
+    def _pyramid(self, picture, now, turned) -> list[Panel]:
+        """A panel for each bin; where the picture is wide, all in one, two in a row."""
+        height, width = self.size
+        names = [f"Bin {bin}, {f'{bin} × {bin}' if on else 'off'}" for bin, on in zip(self.bins, now, strict=True)]
+        words = [f"With{'out' * on} bin {bin}: {_called(each, picture)}."
+                 for bin, on, each in zip(self.bins, now, turned, strict=True)]
+        words[-1:] = [f"{last} Dark: does not reach the pixel." for last in words[-1:]]
+        if not self._wide or not now:
+            return [Panel(name, self._regions(picture, bin, on), told)
+                    for name, bin, on, told in zip(names, self.bins, now, words, strict=True)]
+        gap, layers = width // 16, []
+        for at, (name, bin, on) in enumerate(zip(names, self.bins, now, strict=True)):
+            x, y = at % 2 * (width + gap), at // 2 * (height + 2 * gap) + gap
+            layers += [Text([(x + width / 2, y - gap / 2, name)]), *self._regions(picture, bin, on, x, y)]
+        size = (len(now) + 1) // 2 * (height + 2 * gap) - gap, 2 * width + gap
+        return [Panel("What each bin averages", layers, " ".join(words), size, wide=True)]
+
+    def _regions(self, picture, bin, on, x=0, y=0) -> list:
+        """The picture, its upper left corner at (x, y), and over it the bin's regions, dark where they do not reach
+        the pixel."""
+        height, width = self.size
+        box = (x, y, x + width, y + height)
+        reach = (each[part] for each, part in zip(self.reach[bin], self._close(picture), strict=True))
+        return [Image(picture.pixels, box, 1.0 if on else 0.3),
+                Outer(*reach, "pixel", colours="gray", clear=1, opacity=0.55, box=box),
+                Grid(bin, bin, box, "#ffffff"), self._marked(picture, x, y)]
+
+    def _marked(self, picture, x=0, y=0) -> Marker:
+        """The pixel in the whole picture, whose upper left corner is at (x, y)."""
+        rows, columns = ([(at + by, at + by + 1) for at in range(part.start, part.stop)]
+                         for part, by in zip(self._close(picture), (y, x), strict=True))
+        return Marker("pixel", rows=rows, columns=columns, margin=1)
 
     def _told(self, picture, scores, leads, adds) -> Told:
         """Of every pixel of the close-up: who leads, who not, by how much, both scores, the leads, what each bin adds,
@@ -211,20 +234,10 @@ class PyramidExplorer(Explorer):
         numbers = [each[here] * 10 for each in (leads[0].abs(), *scores, *leads, *adds)]
         tenths = torch.stack(numbers).round().clamp(-32767, 32767).long()
         boat = (leads[0][here] <= 0).long()
-        others = [each[here].long() for each in (picture.distance(), self._of_field(picture), picture.mask)]
+        others = [each[here].long() for each in (picture.distance(), self.field.lies(picture.beacon), picture.mask)]
         numbers = torch.cat([torch.stack([boat, 1 - boat]), tenths, torch.stack(others)])
-        far = [str(at) for at in range(self.size)]
-        return Told(numbers, [SIDES, SIDES, *[()] * len(tenths), far, REACHES, ("beside the sprite", "on the sprite")])
-
-    def _of_field(self, picture) -> Tensor:
-        """Which of REACHES is true of the beacon and each pixel's field: int64 (H, W)."""
-        x0, y0, x1, y1 = picture.beacon
-        meets, holds = [], []
-        for spans, low, high in zip(self.field, (y0, x0), (y1, x1), strict=True):
-            begin, end = torch.tensor(spans).T
-            meets.append((begin < high) & (end > low))
-            holds.append((begin <= low) & (end >= high))
-        return (meets[0][:, None] & meets[1]).long() + (holds[0][:, None] & holds[1])
+        far = [str(at) for at in range(max(self.size))]
+        return Told(numbers, [SIDES, SIDES, *[()] * len(tenths), far, LIES, ("beside the sprite", "on the sprite")])
 
     def _words(self, beacon, leads) -> str:
         adds = ", ".join(f"bin {bin} {{{at}}}" for at, bin in enumerate(self.bins, FIRST + leads))
@@ -251,39 +264,6 @@ def _called(lead, picture) -> str:
 
 def _batch(picture, network) -> Tensor:
     return picture.image[None].to(next(network.parameters()).device)
-
-
-def _fields(network, size) -> tuple[list, list]:
-    """(low, high) of the field of each row and each column of logits, of the network without bins; not clipped."""
-    bare = PSPNet(network.num_classes, network.in_channels, network.width, network.layers, bins=(),
-                  deep_stem=network.deep_stem)
-    last = receptive.theoretical(bare, size)[-1]
-    return tuple([axis.field(at) for at in range(size)] for axis in (last.rows, last.columns))
-
-
-def _reach(bin: int, size: int):
-    """Which of a bin's rows of regions can reach each row of pixels (columns alike): bool (size, bin). By the
-    interpolation to the map, the head's 3x3 convolution, and the interpolation to the pixels."""
-    units = -(-(size - 1) // 8) + 1
-    to_units, to_pixels = (F.interpolate(torch.eye(few)[None], many, mode="linear", align_corners=True)[0].T > 0
-                           for few, many in ((bin, units), (units, 8 * units - 7)))
-    beside = (torch.arange(units)[:, None] - torch.arange(units)).abs() <= 1
-    return (to_pixels.float() @ beside.float() @ to_units.float() > 0)[:size].numpy()
-
-
-def _units(part: slice) -> list:
-    return [(at, at + 1) for at in range(part.start, part.stop)]
-
-
-def _inside(spans, size):
-    """(spans, size) bool: the pixels of each span."""
-    begin, end = torch.tensor(spans).T[:, :, None]
-    places = torch.arange(size)
-    return ((begin <= places) & (places < end)).numpy()
-
-
-def _clipped(spans, size) -> list:
-    return [(max(0, low), min(high, size)) for low, high in spans]
 
 
 def _check(network, beside, indices, classes) -> None:
