@@ -1,4 +1,4 @@
-"""The comparisons of lessons 06 and 07 on several seeds: what one run of a lesson shows is not luck.
+"""The comparisons of lessons 06, 07 and 08 on several seeds: what one run of a lesson shows is not luck.
 
     python benchmarks/seeds.py [--seeds 0 1 2] [--only 06] [--steps 1800]
 
@@ -16,44 +16,67 @@ from pathlib import Path
 import jupytext
 import torch
 
-from segviz import models
+from segviz import losses, models
 from segviz.data import toytown
 from segviz.training import evaluate, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results" / "seeds.json"
 FEW = [toytown.CLASSES.index(name) for name in ("pole", "marking", "car", "boat")]
-LESSONS = {  # words that mark the cells which define `network`, `settings`, `train`, `val`; what `network` is given
+LESSONS = {  # words that mark the cells which define what is needed; what the lesson's function is given, by name
     "06": (("train, val =", "counts = torch.stack", "weights = full.sqrt()", "def network("),
-           {"FCN-32s": models.FCN32s, "FCN-16s": models.FCN16s, "FCN-8s": models.FCN8s}),
+           {"FCN-32s": (models.FCN32s,), "FCN-16s": (models.FCN16s,), "FCN-8s": (models.FCN8s,)}),
     "07": (("train, val =", "modes = (", "def down(", "settings = {"),
-           {"switches": "switches", "corner": "corner", "bilinear": "bilinear"}),
+           {"switches": ("switches",), "corner": ("corner",), "bilinear": ("bilinear",)}),
+    "08": (("train, val =", "settings = {"),
+           {"concatenate, width 8": ("concatenate", 8), "add, width 9": ("add", 9), "add, width 8": ("add", 8),
+            "concatenate, no norm": ("concatenate", 8, False)}),
+    "08, cells": (("from segviz import draw", "from segviz import instances", "some, others =", "looked, masks_of =",
+                   "bend =", "three ="),
+                  {"plain loss": {}, "border weights": {"pixel_weights": losses.border_weights},
+                   "3, as they are": {"few": "as they are"}, "3, bent": {"few": "bent"},
+                   "3, mirrored and turned": {"few": "mirrored and turned"}}),
 }
 
 
 def definitions(number: str) -> dict:
     """What the marked cells of a lesson define."""
     marks, _ = LESSONS[number]
-    lesson, = (ROOT / "lessons").glob(f"{number}_*.py")
+    lesson, = (ROOT / "lessons").glob(f"{number[:2]}_*.py")
     sources = [cell.source for cell in jupytext.read(lesson).cells if cell.cell_type == "code"]
     scope: dict = {}
     for source in sources:
-        if source.startswith("from segviz.models import") or any(mark in source for mark in marks):
+        if source.startswith(("from segviz.models import", "import torch\n")) or any(mark in source for mark in marks):
             exec(source, scope)
     return scope
 
 
-def compared(number: str, seed: int, steps: int | None) -> dict[str, dict[str, float]]:
-    """Each network of a lesson, trained by its settings from this seed, and its scores on the lesson's scenes."""
-    scope, found = definitions(number), {}
+def scored(scope: dict, name: str, what, seed: int, steps: int | None) -> dict[str, float]:
+    """One network of a lesson, trained by its settings from this seed: its scores on the lesson's scenes."""
+    network = scope["network"](*what, seed=seed)
     settings = scope["settings"] | ({"steps": steps} if steps else {})
+    fit(network, scope["train"], **settings, seed=seed, title=f"{name}, seed {seed}")
+    scores = evaluate(network, scope["val"])
+    return {"mean_iou": scores.mean_iou, "boundary_iou": scores.boundary_iou,
+            "thin_and_small": scores.class_iou[FEW].mean().item()}
+
+
+def counted(scope: dict, what: dict, seed: int, steps: int | None) -> dict[str, float]:
+    """Lesson 08's network for cells, trained in one of its ways: what the lesson counts."""
+    how = {name: value for name, value in what.items() if name != "few"} | ({"steps": steps} if steps else {})
+    if "few" in what:
+        how |= {"data": scope["three"], "augment": scope["ways"][what["few"]]}
+    return scope["counted"](scope["trained"](seed=seed, **how))
+
+
+def compared(number: str, seed: int, steps: int | None) -> dict[str, dict[str, float]]:
+    """Each network of a lesson, trained from this seed, and how good it is."""
+    scope, found = definitions(number), {}
     for name, what in LESSONS[number][1].items():
-        network = scope["network"](what, seed)
-        fit(network, scope["train"], **settings, seed=seed, title=f"{name}, seed {seed}")
-        scores = evaluate(network, scope["val"])
-        found[name] = {"mean_iou": scores.mean_iou, "boundary_iou": scores.boundary_iou,
-                       "thin_and_small": scores.class_iou[FEW].mean().item()}
-        print(f"lesson {number} seed {seed} {name:<10}", *(f"{key} {value:.3f}" for key, value in found[name].items()))
+        cells = number == "08, cells"
+        found[name] = counted(scope, what, seed, steps) if cells else scored(scope, name, what, seed, steps)
+        print(f"lesson {number} seed {seed} {name:<10}", *(f"{key} {value:.3f}" for key, value in found[name].items()),
+              flush=True)
     return found
 
 

@@ -340,7 +340,7 @@ def _drawn_cells() -> list[tuple]:
     cells[10:12, 2:5] = 3
     small = torch.zeros(7, 9, dtype=torch.long)
     small[1, 1], small[5, 7], small[6, 0] = 1, 2, 3
-    places = ((5, 6), (5, 7), (9, 4), (0, 0), (11, 15), (9, 6), (3, 3))
+    places = ((5, 6), (5, 7), (9, 4), (0, 0), (11, 15), (9, 6), (10, 7))
     return [(cells, row, column, 10.0, 5.0) for row, column in places] + [(small, 3, 4, 10.0, 3.0), (small, 6, 6, 4.0, 2.0)]
 
 
@@ -456,8 +456,8 @@ def _growing(cells, row, column, w0, sigma):
 )
 def border_weight(cells, row, column, w0, sigma):
     """cells (H, W): the number of the cell at each pixel, 1, 2, ..., and 0 for none; at least two cells -> the weight of
-    the pixel (row, column): w0 * exp(-(d1 + d2)**2 / (2 * sigma**2)), where d1 and d2 are its distances to the nearest
-    and to the second nearest cell, each to the cell's nearest pixel (0 inside it)."""
+    the pixel (row, column), which is none of a cell: w0 * exp(-(d1 + d2)**2 / (2 * sigma**2)), where d1 and d2 are its
+    distances to the nearest and to the second nearest cell, each to the cell's nearest pixel."""
     distances = []
     for number in range(1, int(cells.max()) + 1):
         rows, columns = (cells == number).nonzero(as_tuple=True)
