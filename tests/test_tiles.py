@@ -1,5 +1,10 @@
 """Prediction by tiles: the whole image's answer, tile by tile, at its borders too."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -186,6 +191,20 @@ def test_ctrl_c_between_two_tiles_ends_it_and_keeps_the_mode():
     assert len(seen) == 3 and model.training
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+def test_memory_does_not_grow_with_the_image(tmp_path):
+    """`benchmarks/tiles.py` in small: nine times the pixels, and the whole image for comparison."""
+    script, out = Path(__file__).parents[1] / "benchmarks" / "tiles.py", tmp_path / "tiles.json"
+    options = f"--width 8 --tile 128 --threads 1 --sizes 400 1200 --whole 1200 --out {out}"
+    subprocess.run([sys.executable, str(script), *options.split()], check=True, capture_output=True, timeout=600)
+    found = json.loads(out.read_text())
+    small, large = (found["by tiles"][size]["MiB above image and labels"] for size in ("400", "1200"))
+    alone = found["whole"]["1200"]["MiB above image and labels"]
+    assert large < small + 60 and alone > 300
+    assert found["compared"]["1200"]["gap"] < 1e-3 and found["compared"]["1200"]["labels"] > 0.9999
+
+
 class Mean(nn.Module):
     def __init__(self):
         super().__init__()
@@ -205,6 +224,12 @@ def test_a_network_that_looks_at_the_whole_image_is_refused_unless_a_margin_is_g
     with pytest.raises(ValueError, match=r"(looks at the whole image|cannot be told).*tile=None.*margin in pixels"):
         predict(model, image, tile=32)
     assert predict(model, image, tile=32, margin=16).shape == (96, 96)
+
+
+def test_a_network_that_looks_at_single_pixels_needs_no_margin():
+    model, image = network(nn.Sequential, nn.Conv2d(3, 2, 1)), picture(3, 40, 50)
+    assert tiles._look(model, image.shape) == (0, 1) == tiles._look(nn.ReLU(), image.shape)
+    assert_alike(joined(model, image, 16), whole(model, image))
 
 
 @pytest.mark.parametrize("image, options, words", [

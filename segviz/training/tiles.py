@@ -19,6 +19,8 @@ SMALLEST = 32  # pixels: what every network here takes
 STRIDE = 32  # of the coarsest map of the networks here
 MEASURES_ALL = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # of a map, which `receptive` leaves out
 
+Window = tuple[slice, slice, slice]  # channels, rows, columns
+
 
 class Look(NamedTuple):
     """How far a network looks: to `margin` pixels beside the one that it labels, on maps whose units lie at multiples
@@ -83,9 +85,6 @@ def _tiles(length: int, tile: int) -> list[slice]:
     return [slice(start, start + tile) for start in starts]
 
 
-Window = tuple[slice, slice, slice]  # channels, rows, columns
-
-
 def _within(image: Tensor, tile: tuple[slice, slice], look: Look) -> tuple[Tensor, Window]:
     """The piece of the image that shows the tile and its margin, and the tile's window in it."""
     piece, window = [slice(None)], [slice(None)]
@@ -142,19 +141,14 @@ def _valid(model: nn.Module, channels: int, tile: int) -> tuple[int, Look]:
 
 
 def _of_layers(layers: list[receptive.Layer]) -> Look | None:
-    """None where units do not all look alike, a stride further on."""
+    """None where the units of a map do not lie at whole pixels, or several on each."""
     axes = [axis for layer in layers for axis in (layer.rows, layer.columns)]
     jumps = {Fraction(axis.jump) for axis in axes}
     if not all(jump and 1 in (jump.numerator, jump.denominator) for jump in jumps):
         return None
-    stride, margin = math.lcm(*(jump.numerator for jump in jumps)), 0
-    for axis in axes[-2:]:
-        for unit in range(stride):
-            low, high = axis.field(unit)
-            if axis.field(unit + stride) != (low + stride, high + stride):
-                return None
-            margin = max(margin, unit - low, high - 1 - unit)
-    return Look(margin, stride)
+    stride = math.lcm(*(jump.numerator for jump in jumps))
+    fields = [(unit, *axis.field(unit)) for axis in axes[-2:] for unit in range(stride)]
+    return Look(max((max(unit - low, high - 1 - unit) for unit, low, high in fields), default=0), stride)
 
 
 def _up(number: int, step: int) -> int:
