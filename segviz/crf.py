@@ -145,9 +145,9 @@ class Appearance:
         features = torch.stack([rows, columns, *(image * (255 / rgb_std))], dim=-1).flatten(0, 1)
         self.blocks = compact_blocks(features, BLOCK)                             # (blocks, pixels): their numbers
         features = features[self.blocks.clamp(max=len(features) - 1)]
-        low, high = features.amin(1), features.amax(1)
-        gaps = torch.maximum(low[:, None] - high, low - high[:, None]).clamp(min=0)
-        self.near = gaps.square().sum(-1) / 2 < FAR                               # (blocks that ask, blocks that speak)
+        self.low, self.high = features.amin(1), features.amax(1)
+        counts = [self.near(asking).sum(1) for asking in torch.arange(len(self.blocks)).split(64)]
+        self.counts, self.order = torch.cat(counts).sort(descending=True)         # blocks that each hears; those blocks
         lengths, ones = -features.square().sum(-1, keepdim=True) / 2, torch.ones_like(features[..., :1])
         self.queries = torch.cat([features, lengths, ones], dim=-1)               # (blocks, pixels, features)
         self.keys = torch.cat([features, ones, lengths], dim=-1)
@@ -157,19 +157,24 @@ class Appearance:
         width = -(-max(self.keys.shape[2], classes + 1) // 8) * 8                 # one for all: torch's fast kernels
         spoken = F.pad(values.flatten(1).T, (0, 0, 0, blocks * size - values[0].numel()))[self.blocks]
         heard = torch.empty_like(spoken)                                          # (blocks, pixels, C)
-        counts, order = self.near.sum(1).sort(descending=True)
-        counts, done, each = counts.tolist(), 0, size * (2 * width + 3 * size) * spoken.element_size()
+        counts, done, each = self.counts.tolist(), 0, size * (2 * width + 3 * size) * spoken.element_size()
         while done < blocks:                                                      # those together that hear like many
-            asking = order[done : done + max(1, BUDGET // (counts[done] * each))]
+            asking = self.order[done : done + max(1, BUDGET // (counts[done] * each))]
             heard[asking] = self._attend(asking, spoken, counts[done], width)
             done += len(asking)
         result = torch.empty_like(heard).flatten(0, 1)
         result[self.blocks.flatten()] = heard.flatten(0, 1)
         return result[: values[0].numel()].T.view_as(values)
 
+    def near(self, asking: Tensor) -> Tensor:
+        """Whom some blocks hear: (asking, blocks) bool."""
+        low, high = self.low[asking, None], self.high[asking, None]
+        gaps = torch.maximum(low - self.high, self.low - high).clamp(min=0)
+        return gaps.square().sum(-1) / 2 < FAR
+
     def _attend(self, asking: Tensor, spoken: Tensor, most: int, width: int) -> Tensor:
         """The sums for the pixels of some blocks, of which none hears more than `most`: (blocks, pixels, C)."""
-        near, speaking = (part[:, :most] for part in self.near[asking].byte().sort(dim=1, descending=True))
+        near, speaking = (part[:, :most] for part in self.near(asking).byte().sort(dim=1, descending=True))
         features, classes = self.keys.shape[2], spoken.shape[2]
         keys = spoken.new_zeros(len(asking), most * spoken.shape[1] + 1, width)   # the last stays 0, and so weighs 1
         values = torch.zeros_like(keys)
