@@ -31,6 +31,7 @@ from segviz.exercises import (
     lesson_06,
     lesson_07,
     lesson_08,
+    lesson_09,
 )
 from segviz.exercises.progress import Progress
 from segviz.layers import bilinear_kernel, linear_to_conv
@@ -443,6 +444,73 @@ def _columns_written_in(maps, height, width):
     return out.numpy()
 
 
+def _windows_by_gradient(size, bins):
+    line = torch.zeros(1, 1, size, requires_grad=True)
+    found = []
+    for cell in F.adaptive_avg_pool1d(line, bins)[0, 0]:
+        read = torch.autograd.grad(cell, line, retain_graph=True)[0].flatten().nonzero().flatten()
+        found.append([read.min().item(), read.max().item() + 1])
+    return found
+
+
+def _windows_by_touch(size, bins):
+    touched = [[x for x in range(size) if (x + 1) * bins > i * size and x * bins < (i + 1) * size] for i in range(bins)]
+    return torch.tensor([(places[0], places[-1] + 1) for places in touched])
+
+
+def _shares_by_torch(place, size, bins):
+    return F.interpolate(torch.eye(bins)[None], size, mode="linear", align_corners=True)[0, :, place]
+
+
+def _shares_by_numpy(place, size, bins):
+    return np.array([np.interp(place, np.linspace(0, size - 1, bins), row) for row in np.eye(bins)])
+
+
+def _shares_in_fractions(place, size, bins):
+    heard = [Fraction(0)] * bins
+    left, rest = divmod(place * (bins - 1), size - 1)
+    heard[left] = 1 - Fraction(rest, size - 1)
+    if rest:
+        heard[left + 1] = Fraction(rest, size - 1)
+    return heard
+
+
+def _pyramid_by_layer(maps, bins, weights):
+    layer = segviz.layers.PyramidPooling(maps.shape[1], bins, norm=False)
+    for branch, weight in zip(layer.branches, weights, strict=True):
+        branch[1].weight.data, branch[1].bias.data = weight, torch.zeros(len(weight))
+    return layer(maps)
+
+
+def _pyramid_by_slices(maps, bins, weights):
+    (_, _, height, width), found = maps.shape, [maps]
+    for n, weight in zip(bins, weights, strict=True):
+        cells = [[maps[:, :, t:b, le:r].mean((2, 3)) @ weight[:, :, 0, 0].T for le, r in lesson_09.windows.reference(width, n)]
+                 for t, b in lesson_09.windows.reference(height, n)]
+        small = torch.stack([torch.stack(row, -1) for row in cells], -2)
+        found.append(nn.UpsamplingBilinear2d((height, width))(small.clamp(min=0)))
+    return torch.hstack(found)
+
+
+def _pyramid_by_matrices(maps, bins, weights):
+    def both(size, n):                                  # (n, size): averages; (size, n): shares
+        reads = torch.tensor([[float(a <= x < b) / (b - a) for x in range(size)] for a, b in lesson_09.windows.reference(size, n)])
+        return reads, torch.tensor([lesson_09.shares.reference(x, size, n) for x in range(size)])
+
+    found = [maps.numpy()]
+    for n, weight in zip(bins, weights, strict=True):
+        (down, up), (across, back) = (both(size, n) for size in maps.shape[2:])
+        small = torch.einsum("bchw,ih,jw,dc->bdij", maps, down, across, weight[:, :, 0, 0]).relu()
+        found.append(torch.einsum("bdij,hi,wj->bdhw", small, up, back).numpy())
+    return np.concatenate(found, 1)
+
+
+def _cost_by_layer(channels, bins):
+    with torch.device("meta"):
+        layer = segviz.layers.PyramidPooling(channels, bins)
+    return layer.out_channels, sum(p.numel() for p in layer.parameters() if p.dim() == 4)
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -493,6 +561,13 @@ RIGHT = {
     lesson_07.storage: [lambda c, h, w: (c * h * w // 16, c * h * w << 2), lambda c, h, w: torch.zeros(c, h, w).nbytes / np.array([64, 1]),
                         lambda c, h, w: [math.log2(4) / 8 * c * (h // 2) * (w // 2), float(c * h * w * torch.float32.itemsize)]],
     lesson_07.pasted: [_pasted_by_pixels, _pasted_by_padding, _pasted_in_place],
+    lesson_09.windows: [_windows_by_gradient, _windows_by_touch,
+                        lambda s, b: np.stack([np.arange(b) * s // b, -(-(np.arange(b) + 1) * s // b)], 1),
+                        lambda s, b: [(math.floor(Fraction(i * s, b)), math.ceil(Fraction((i + 1) * s, b))) for i in range(b)]],
+    lesson_09.shares: [_shares_by_torch, _shares_by_numpy, _shares_in_fractions],
+    lesson_09.pyramid: [_pyramid_by_layer, _pyramid_by_slices, _pyramid_by_matrices],
+    lesson_09.cost: [_cost_by_layer, lambda c, b: np.array([1, c]) * (c - c % len(b)) + np.array([c, 0]),
+                     lambda c, b: [float(c + sum(c // len(b) for _ in b)), sum(c * (c // len(b)) for _ in b)]],
     lesson_08.valid_size: [_valid_by_layers, _valid_from_the_bottom, _valid_in_closed_form],
     lesson_08.crop_and_concatenate: [_cropped_by_padding, _cropped_by_numpy, _cropped_written_in],
     lesson_08.rows_to_read: [_rows_step_by_step, _rows_counted, _rows_by_marking],
