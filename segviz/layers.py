@@ -306,14 +306,113 @@ class PyramidPooling(nn.Module):
     def levels(self, maps: Tensor) -> list[Tensor]:
         """What `forward` concatenates: the map itself, and one for each bin, of the map's size."""
         for size, branch in zip(self.bins, self.branches, strict=True):
-            alone = size == 1 and len(maps) == 1
-            if alone and any(layer.training and isinstance(layer, nn.BatchNorm2d) for layer in branch):
-                raise ValueError(
-                    "bin 1 cannot train on a batch of one: it leaves one average a channel, and batch normalisation "
-                    "needs more. Take two images or more, or call .eval() first"
-                )
+            if size == 1:
+                _check_batch(maps, branch, "bin 1")
         large = [
             F.interpolate(branch(maps), size=maps.shape[2:], mode="bilinear", align_corners=True)
             for branch in self.branches
         ]
         return [maps, *large]
+
+
+def _check_batch(maps: Tensor, branch: nn.Sequential, name: str) -> None:
+    """ValueError in words where a branch that averages the whole map would train its batch norm on one image."""
+    if len(maps) == 1 and any(layer.training and isinstance(layer, nn.BatchNorm2d) for layer in branch):
+        raise ValueError(
+            f"{name} cannot train on a batch of one: it leaves one average a channel, and batch normalisation needs "
+            "more. Take two images or more, or call .eval() first"
+        )
+
+
+# --- maps whose outermost places lie upon the image's corners (lessons 09 to 12)
+
+
+def filled(images: Tensor, stride: int = 8) -> Tensor:
+    """Images (B, C, H, W), filled up below and to the right to the next H and W of the form stride * k + 1 with copies
+    of their last row and column. A map at that stride then has its outermost places upon the image's corners."""
+    below, right = (-(size - 1) % stride for size in images.shape[2:])
+    return F.pad(images, (0, right, 0, below), mode="replicate")
+
+
+def upsampled(maps: Tensor, shape: tuple[int, ...], stride: int = 8) -> Tensor:
+    """Maps (B, C, h, w) enlarged bilinearly, each place put upon every `stride`-th pixel (corners aligned), at the
+    height and width of `shape`: of the images as they were before `filled`. In float32 at least: in half precision the
+    way back through the upsampling is slow."""
+    maps, size = maps.to(torch.promote_types(maps.dtype, torch.float32)), [stride * (n - 1) + 1 for n in maps.shape[2:]]
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)[..., : shape[-2], : shape[-1]]
+
+
+# --- depthwise separable convolution, atrous spatial pyramid pooling (lesson 12)
+
+
+def separable_conv(
+    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
+    """A convolution in two steps: each channel by itself in space (depthwise), then the channels among each other at
+    each place (pointwise, 1x1). Batch normalisation and a ReLU follow each, as in DeepLab v3+ (Chen et al. 2018,
+    section 3.2).
+
+    (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), likewise W). kernel_size: odd. It has
+    in_channels * (kernel_size**2 + out_channels) weights, a plain convolution in_channels * kernel_size**2 *
+    out_channels. `training.fit` decays no weights of depthwise convolutions.
+    """
+    if kernel_size % 2 == 0:
+        raise ValueError(f"expected an odd kernel_size, which keeps the size of the map; got {kernel_size}")
+    padding, options = dilation * (kernel_size // 2), {"groups": in_channels, "bias": False}
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, kernel_size, stride, padding, dilation, **options),
+        nn.BatchNorm2d(in_channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def norm_conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
+    """A convolution that keeps the size, batch normalisation, a ReLU."""
+    padding = dilation * (kernel_size // 2)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: one map seen at several rates, and as a whole. Chen et al. 2017 (DeepLab v3),
+    section 3.3.
+
+    in_channels: of the map that comes in. out_channels: of each branch, and of what comes out. Branches: a 1x1
+    convolution; one of 3x3 for each of `rates`; the average of the whole map, and a 1x1 convolution of it; batch
+    normalisation and a ReLU behind each. They are concatenated, and a 1x1 convolution with the same behind it joins
+    them; then single numbers are dropped. separable: the 3x3 convolutions are `separable_conv`s (DeepLab v3+).
+
+    (B, in_channels, H, W) -> (B, out_channels, H, W). A rate that reaches beyond the map reads its middle tap alone.
+    Parameters have torchvision's names. ValueError for rates below 1, and for a batch of one in training: of one
+    average a channel there is no variance.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        rates: tuple[int, ...] = (6, 12, 18),
+        separable: bool = False,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        if min(rates, default=1) < 1:
+            raise ValueError(f"rates are numbers from 1 up, but got {rates}")
+        self.rates, atrous = tuple(rates), separable_conv if separable else norm_conv
+        whole = nn.Sequential(nn.AdaptiveAvgPool2d(1), *norm_conv(in_channels, out_channels, 1))
+        branches = [atrous(in_channels, out_channels, 3, dilation=rate) for rate in rates]
+        self.convs = nn.ModuleList([norm_conv(in_channels, out_channels, 1), *branches, whole])
+        self.project = norm_conv(len(self.convs) * out_channels, out_channels, 1).append(nn.Dropout(dropout))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.project(torch.cat(self.levels(maps), dim=1))
+
+    def levels(self, maps: Tensor) -> list[Tensor]:
+        """What is concatenated: (B, out_channels, H, W) from 1x1, each rate in order, and the whole map. `project`
+        takes it from there; a branch that is replaced by zeros is not heard."""
+        *convs, whole = self.convs
+        _check_batch(maps, whole, "image pooling")
+        return [*(conv(maps) for conv in convs), whole(maps).expand(-1, -1, *maps.shape[2:])]

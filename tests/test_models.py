@@ -12,7 +12,22 @@ from torch import nn
 
 from segviz import models, receptive
 from segviz.layers import UNPOOLING, bilinear_kernel, bilinear_upsampling, linear_to_conv, unpool
-from segviz.models import DeconvNet, FCN8s, FCN16s, FCN32s, Hypercolumn, PSPNet, UNet, hypercolumn, imagenet, vgg
+from segviz.models import (
+    DeconvNet,
+    DeepLabV1,
+    DeepLabV2,
+    DeepLabV3,
+    DeepLabV3Plus,
+    FCN8s,
+    FCN16s,
+    FCN32s,
+    Hypercolumn,
+    PSPNet,
+    UNet,
+    hypercolumn,
+    imagenet,
+    vgg,
+)
 
 FCNS = [FCN32s, FCN16s, FCN8s]
 SHALLOW = {"layers": (1, 1, 1, 1)}
@@ -22,6 +37,15 @@ VARIANTS = [                                          # UNet(padding="valid") ha
     (Hypercolumn, {}),
     *((UNet, options) for options in ({}, {"merge": "add", "norm": True}, {"depth": 2, "dropout": 0.1})),
     *((PSPNet, SHALLOW | options) for options in ({}, {"bins": (), "deep_stem": False}, {"bins": (2, 3)})),
+    *((DeepLabV1, options) for options in ({}, {"rate": 2})),
+    *((DeepLabV2, SHALLOW | options) for options in ({}, {"rates": (2,)})),
+    *((DeepLabV3, SHALLOW | options) for options in (
+        {}, {"output_stride": 16, "multi_grid": (2,), "dilate_first": True, "align_corners": True, "auxiliary": False},
+        {"rates": (1, 3), "output_stride": 32},
+    )),
+    *((DeepLabV3Plus, SHALLOW | options) for options in (
+        {}, {"output_stride": 8, "separable": False}, {"rates": (1, 2), "multi_grid": (3,)}, {"output_stride": 32},
+    )),
 ]
 
 
@@ -95,7 +119,7 @@ def test_images_that_do_not_fit_are_refused_in_words(model, options, images):
 
 @pytest.mark.parametrize(("model", "options"), VARIANTS, ids=called)
 def test_every_parameter_learns(model, options):
-    network = stirred(model(3, width=4, **options)).eval()
+    network = stirred(model(3, width=8, **options)).eval()
     images, labels = torch.rand(2, 3, 40, 40), torch.randint(0, 3, (2, 40, 40))
     F.cross_entropy(network(images), labels).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -112,6 +136,10 @@ def test_every_parameter_learns(model, options):
     (lambda: PSPNet(21, auxiliary=True), 49_081_578),
     (lambda: PSPNet(21, layers=(3, 4, 23, 3)), 65_708_501),
     (lambda: PSPNet(21, layers=(3, 4, 23, 3), auxiliary=True), 68_073_706),
+    (lambda: DeepLabV1(21), 20_505_429),
+    (lambda: DeepLabV2(21), 44_048_532),
+    (lambda: DeepLabV3(21), 39_638_869),
+    (lambda: DeepLabV3(21, auxiliary=True), 42_004_074),
 ])
 def test_parameter_counts_are_the_papers(network, parameters):
     with torch.device("meta"):

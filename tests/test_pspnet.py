@@ -108,7 +108,7 @@ def test_the_deep_stem_is_three_convolutions():
 
 def test_resnet_keeps_its_arguments():
     given = {"layers": (1, 2, 1, 1), "in_channels": 2, "width": 3, "output_stride": 16, "deep_stem": True,
-             "dilate_first": True}  # fmt: skip
+             "dilate_first": True, "multi_grid": (3,)}  # fmt: skip
     network = ResNet(**given)
     assert {name: getattr(network, name) for name in inspect.signature(ResNet).parameters} == given
 
@@ -117,6 +117,8 @@ def test_resnet_keeps_its_arguments():
     (lambda: ResNet(output_stride=4), "output_stride is 8, 16 or 32, but got 4"),
     (lambda: ResNet((3, 4, 6)), r"blocks of four stages.* got \(3, 4, 6\)"),
     (lambda: ResNet((3, 4, 0, 3)), "blocks of four stages"),
+    (lambda: ResNet(multi_grid=(1, 2)), r"each of the last stage's 3 blocks, or \(\), but got \(1, 2\)"),
+    (lambda: ResNet(multi_grid=(1, 0, 4)), r"one number from 1 up .* but got \(1, 0, 4\)"),
     (lambda: ResNet((1, 1, 1, 1), width=2)(torch.rand(1, 3, 31, 32)), "H and W from 32 up"),
     (lambda: resnet.imagenet_weights(34), "depth is 50 or 101, but got 34"),
 ])

@@ -5,10 +5,9 @@ PyTorch (hszhao/semseg).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segviz.layers import PyramidPooling
+from segviz.layers import PyramidPooling, filled, upsampled
 from segviz.models.resnet import ResNet
 from segviz.models.vgg import check_images
 
@@ -75,8 +74,7 @@ class PSPNet(nn.Module):
         """The maps of the ResNet's four stages, fine to coarse: (B, C, h, w), C = 4, 8, 16 and 32 times `width`; the
         last three at stride 8, with ceil((H - 1) / 8) + 1 rows."""
         check_images(images, self.in_channels)
-        below, right = (-(size - 1) % 8 for size in images.shape[2:])
-        return self.backbone(F.pad(images, (0, right, 0, below), mode="replicate"))
+        return self.backbone(filled(images))
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """What the head reads, before it is concatenated: the last stage's map and one for each bin, of its size.
@@ -91,11 +89,3 @@ class PSPNet(nn.Module):
 def _head(in_channels: int, out_channels: int) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True), nn.Dropout2d(0.1))
-
-
-def upsampled(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Logits at stride 8, each put upon its pixel, at the height and width of `shape`. In float32 at least: in half
-    precision the way back through the upsampling is slow."""
-    logits, size = logits.to(torch.promote_types(logits.dtype, torch.float32)), [8 * n - 7 for n in logits.shape[2:]]
-    large = F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
-    return large[..., : shape[-2], : shape[-1]]

@@ -25,6 +25,8 @@ class ResNet(nn.Module):
     torchvision leaves it that of the stage before (False): what it reads still lies as close together as it did, and
     every 4th row and column of the last map at stride 8 are the map at stride 32. The authors of PSPNet and of DeepLab
     give the whole stage the new rate (True). The same weights then make other maps.
+    multi_grid: what the rate of each block of the last stage is multiplied by, such as (1, 2, 4) (Chen et al. 2017,
+    DeepLab v3, section 3.2.1; there with `dilate_first`); () changes nothing.
     deep_stem: three 3x3 convolutions, of width, width and twice the width, in front of the first pooling, as in the
     authors' PSPNet, in the place of one of 7x7.
 
@@ -45,14 +47,20 @@ class ResNet(nn.Module):
         output_stride: int = 8,
         deep_stem: bool = False,
         dilate_first: bool = False,
+        multi_grid: tuple[int, ...] = (),
     ):
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride is 8, 16 or 32, but got {output_stride}")
         if len(layers) != 4 or min(layers) < 1:
             raise ValueError(f"layers are the blocks of four stages, such as (3, 4, 6, 3), but got {layers}")
+        if multi_grid and (len(multi_grid) != layers[3] or min(multi_grid) < 1):
+            raise ValueError(
+                f"multi_grid is one number from 1 up for each of the last stage's {layers[3]} blocks, or (), but got "
+                f"{multi_grid}"
+            )
         self.layers, self.in_channels, self.width, self.output_stride = tuple(layers), in_channels, width, output_stride
-        self.deep_stem, self.dilate_first = deep_stem, dilate_first
+        self.deep_stem, self.dilate_first, self.multi_grid = deep_stem, dilate_first, tuple(multi_grid)
         if deep_stem:
             self.conv1, self.bn1 = _conv(in_channels, width, 3, stride=2), nn.BatchNorm2d(width)
             self.conv2, self.bn2 = _conv(width, width, 3), nn.BatchNorm2d(width)
@@ -84,10 +92,14 @@ class ResNet(nn.Module):
             if jump * stride > self.output_stride:
                 dilation, stride = dilation * stride, 1
             jump *= stride
-            inner = multiple * self.width
-            first = Bottleneck(channels, inner, stride, dilation if self.dilate_first else before)
-            channels = 4 * inner
-            stages.append(nn.Sequential(first, *(Bottleneck(channels, inner, 1, dilation) for _ in range(blocks - 1))))
+            rates = [dilation if self.dilate_first else before, *[dilation] * (blocks - 1)]
+            if multiple == 8 and self.multi_grid:
+                rates = [rate * times for rate, times in zip(rates, self.multi_grid, strict=True)]
+            stage, inner = nn.Sequential(), multiple * self.width
+            for block, rate in enumerate(rates):
+                stage.append(Bottleneck(channels, inner, 1 if block else stride, rate))
+                channels = 4 * inner
+            stages.append(stage)
         return stages
 
 

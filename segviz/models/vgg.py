@@ -4,6 +4,8 @@ Simonyan and Zisserman 2015, "Very deep convolutional networks", table 1, config
 five stages, each closed by a 2x2 pooling of stride 2.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -44,37 +46,59 @@ class VGG16(nn.Module):
 
 
 def relu_conv(
-    in_channels: int, out_channels: int, kernel_size: int, padding: int = 0, norm: bool = False
+    in_channels: int, out_channels: int, kernel_size: int, padding: int = 0, norm: bool = False, dilation: int = 1
 ) -> nn.Sequential:
     """A convolution and a ReLU; with `norm`, a batch normalisation between them.
 
     Weights start from He et al. 2015's normal distribution, so that the network trains from scratch."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     nn.init.zeros_(conv.bias)
     return nn.Sequential(conv, *([nn.BatchNorm2d(out_channels)] if norm else []), nn.ReLU(inplace=True))
 
 
 def stages(
-    in_channels: int = 3, width: int = 64, first_padding: int = 1, norm: bool = False, switches: bool = False
+    in_channels: int = 3,
+    width: int = 64,
+    first_padding: int = 1,
+    norm: bool = False,
+    switches: bool = False,
+    output_stride: int = 32,
+    pool_size: int = 2,
 ) -> nn.ModuleList:
     """The five convolutional stages; stage i halves the map, and ends with `width * (1, 2, 4, 8, 8)[i]` channels.
 
     first_padding: zeros around the image at the very first convolution; FCN's reference uses 100.
     norm: batch normalisation behind each convolution. switches: each stage gives a pair, the map and the index of each
     value's place in the map before pooling (`return_indices`), as DeconvNet needs both.
-    Pooling rounds up (`ceil_mode`), as in the Caffe models, so that no row or column is lost at odd sizes.
+    output_stride: 32, 16 or 8. A pooling that would halve the map beyond it does not stride; instead what follows it,
+    poolings too, is dilated, by 2, and by 4 behind a second one. The same weights then give, on every second (fourth)
+    row and column, the values that they give at stride 32, and others between (lesson 10).
+    pool_size: 2, VGG's, which reads a cell and those right and below, and rounds up (`ceil_mode`), as in the Caffe
+    models, so that no row or column is lost at odd sizes; or 3, DeepLab v1's, which reads those all around.
     """
-    result, channels = nn.ModuleList(), in_channels
+    result, channels, stride, rate = nn.ModuleList(), in_channels, 1, 1
     for multiples in STAGES:
         stage = nn.Sequential()
         for multiple in multiples:
-            padding = first_padding if not result and not len(stage) else 1
-            stage.extend(relu_conv(channels, multiple * width, 3, padding, norm))
+            padding = first_padding if not result and not len(stage) else rate
+            stage.extend(relu_conv(channels, multiple * width, 3, padding, norm, rate))
             channels = multiple * width
-        stage.append(nn.MaxPool2d(2, ceil_mode=True, return_indices=switches))
+        if stride < output_stride:
+            stage.append(nn.MaxPool2d(pool_size, 2, pool_size // 3, ceil_mode=pool_size == 2, return_indices=switches))
+            stride *= 2
+        else:
+            stage.extend(_dilated_pooling(pool_size, rate))
+            rate *= 2
         result.append(stage)
     return result
+
+
+def _dilated_pooling(size: int, rate: int) -> list[nn.Module]:
+    """A maximum over every `rate`-th of the cells around, of which there are as many as in a pooling of stride 2; the
+    map keeps its size."""
+    margin = (rate if size == 3 else 0, rate) * 2     # torch's own padding may not be more than half of a kernel
+    return [nn.ConstantPad2d(margin, -math.inf), nn.MaxPool2d(size, stride=1, dilation=rate)]
 
 
 def check_images(images: Tensor, in_channels: int, least: int = 32) -> None:
