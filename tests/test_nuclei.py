@@ -75,6 +75,7 @@ def test_the_kept_results_reach_their_bars(benchmark):
         preset = benchmark.PRESETS[name]
         assert {key: found[key] for key in preset} == preset
         assert found["test"]["images"] == 79 and found["test"]["iou"] >= preset["bar"]
+        assert min(size["iou"] for size in found["test"]["sizes"].values()) >= 0.75
 
 
 def test_the_images_are_where_the_variable_says(benchmark, monkeypatch, tmp_path):
