@@ -10,8 +10,8 @@ from segviz import course
 course.banner("09")
 
 # %% [markdown]
-# Lesson 8 brought the detail back. And the rest of the picture? **Predict:** how many pixels to
-# each side does an answer of U-Net depend on, how many one of FCN-8s?
+# Lesson 8 brought the detail back, and ended with a view that ends: 107 pixels from a pixel, U-Net
+# knows nothing any more. **Predict:** how far does FCN-8s see? And PSPNet's ResNet-50, by itself?
 
 # %%
 import torch
@@ -23,16 +23,25 @@ from segviz.models import FCN8s, PSPNet, UNet
 from segviz.training import evaluate, fit
 
 torch.set_num_threads(1)      # small maps: several threads would mostly wait for another
+
+def reach_of(network, size=512, stride=32):
+    """How many columns beside its own an answer depends on, at most."""
+    columns = receptive.theoretical(network, size)[-1].columns
+    ends = {n: columns.field(n) for n in range(size // 2, size // 2 + stride)}
+    return max(max(n - begin, stop - 1 - n) for n, (begin, stop) in ends.items())
+
+# %%
 with torch.device("meta"):
-    reach = {model.__name__: receptive.theoretical(model(2), 512)[-1].columns.size // 2
-             for model in (UNet, FCN8s)}
-assert reach["UNet"] == 102
-reach
+    seen = {"U-Net": reach_of(UNet(21)), "FCN-8s": reach_of(FCN8s(21)),
+            "ResNet-50, stride 8": reach_of(PSPNet(21, bins=()))}
+assert seen["U-Net"] == 107 and seen["U-Net"] < seen["FCN-8s"] < seen["ResNet-50, stride 8"]
+seen
 
 # %% [markdown]
-# U-Net knows 102 pixels to each side, and nothing of what lies beyond. The authors of PSPNet saw
-# what comes of it: on a photograph of a river an FCN calls a boat a *car*, because that is what it
-# looks like. One glance at the whole picture would have told (section 3.1).
+# Farther, but each view ends. (And lesson 3 has shown that what *counts* lies much closer than
+# that.) The authors of PSPNet saw what comes of it: on a photograph of a river an FCN calls a boat
+# a *car*, because that is what it looks like. One glance at the whole picture would have told
+# (section 3.1).
 #
 # ## Evidence at the other end
 #
@@ -102,7 +111,7 @@ f"field {last.columns.size}: {last.columns.size // 2} pixels to each side"
 
 # %% [markdown]
 # **Predict:** which share of a sprite's pixels will it label rightly, by distance from the beacon?
-# Draw the curve, then train.
+# Draw the curve, then train it.
 
 # %%
 networks = {"no pyramid": network(())}
@@ -122,6 +131,7 @@ def rightness(network, step=10):
     bands = {d: sprite & (away >= d) & (away < d + step) for d in range(0, 190, step)}
     return {d + step / 2: right[band].float().mean().item() for d, band in bands.items()}
 
+# %%
 curves = {"no pyramid": rightness(networks["no pyramid"])}
 for distance, share in curves["no pyramid"].items():
     print(f"{distance:5.0f} {share:6.3f}  {'█' * round(40 * share)}")
@@ -134,7 +144,9 @@ assert set(beyond) == {0.5} and sum(within) / len(within) > 0.8
 # %% [markdown]
 # It ends where the field ends, as it must: beyond it, *exactly* a coin. The test pictures are twins
 # that differ in the beacon alone, so beyond reach both get the same answer, and one of them is
-# wrong. Would more weights help? **Predict**, for a network that is wider but no deeper:
+# wrong. (Before the field ends it has stopped to be of use: what counts lies closer. And right
+# beside the beacon there are few pixels to learn from.) Would more weights help? **Predict**, for a
+# network that is wider but no deeper:
 
 # %%
 def size_of(module):
@@ -149,8 +161,7 @@ assert size_of(wide) > size_of(whole) > size_of(networks["no pyramid"])
 [f"{size_of(n):,}" for n in (networks["no pyramid"], whole, wide)]
 
 # %% [markdown]
-# No. Whatever its weights, it gives the same numbers to both twins. Nothing that we shall compare
-# with below is bought by having more of them.
+# No. Whatever its weights are, and however many, it gives the same numbers to both twins.
 #
 # ## A back door
 #
@@ -187,13 +198,17 @@ net = networks["no pyramid"]
 alone = torch.cat([normed_by_batch(net, image[None]) for image in images])
 asked = (targets < 2) & (away > 85)
 right = (alone[:, :2].argmax(1) == targets)[asked].float().mean().item()
+assert right < 0.75
 f"right beyond the field, each picture normed by itself: {right:.3f}"
 
-# %%
-asked = (targets < 2) & (away > 85)
+# %% [markdown]
+# > **Myth or measured?** *"What an answer depends on is its receptive field."* In evaluation, yes.
+# > In training, with batch norm, it depends on every pixel of every picture in the batch. (Here
+# > something comes through, and the network makes nothing good of it. That it *cannot* learn to is
+# > not shown. Whoever tests a field should test it in evaluation mode.)
 
 # %% [markdown]
-# ## The sum of all places
+# ## The mean of all places
 #
 # That back door is an accident. But it shows how to do it: **average**. The mean of a map over all
 # its places has a bit of everything, and costs next to nothing. Hand it to every place, beside what
@@ -219,12 +234,12 @@ for n in (1, 2, 3):
 # %%
 line = torch.arange(8.0)[None, None]
 means = F.adaptive_avg_pool1d(line, 3)[0, 0]
-mean_of_means, mean = means.mean().item(), line.mean().item()
+assert means.tolist() == [1, (2 + 3 + 4 + 5) / 4, 6]
 means.tolist()
 
 # %% [markdown]
-# 0 to 2, 2 to 5, 5 to 7: neighbours *share* a place. (Such pooling is called **adaptive**: one
-# gives the number of cells, not the size of a window.)
+# 0 to 2, 2 to 5, 5 to 7: neighbours *share* a place, which is so counted twice. (Such pooling is
+# called **adaptive**: one gives the number of cells, not the size of a window.)
 #
 # **Exercise 1.** Which places does each cell read?
 
@@ -486,10 +501,30 @@ assert max(one["no bin"][0], one["without 1"][0]) < 0.75
 # network without a pyramid is nearly always right. As long as one mean answers everything, nothing
 # else is learned.
 #
+# And question 3, a meadow with no beacon at all? How sure is the network of what nobody can know?
+
+# %%
+hidden = [explorer.parts(scene, 120, "hidden")[0] for scene in range(12)]
+sprites = torch.stack([picture.mask for picture in hidden])
+sure = {}
+for name in ("no pyramid", "pyramid"):
+    says = car_or_boat(networks[name], torch.stack([picture.image for picture in hidden]))
+    sure[name] = says.amax(1)[sprites].mean().item()
+    print(f"{name:<11} boat: {(says[:, 1] > 0.5)[sprites].float().mean():4.0%}"
+          f"   sure of its answer: {sure[name]:.2f}")
+assert sure["pyramid"] > sure["no pyramid"]
+
+# %% [markdown]
+# The network without a pyramid has learned that it often cannot know. The one with it has never been
+# without an answer, and gives one here too, all but certain. To see everything is not to know when
+# there is nothing to see.
+
+# %% [markdown]
 # > **Myth or measured?** *"PSPNet owes its gain to four scales."* The authors' own table says how
-# > much to whom (ADE20K, ResNet-50, mean IoU in percent, as reported by readers of table 1; the
-# > text has the first, third and last): without 37.23; bin 1 by itself 40.07; all four 41.07; and
-# > with the 1 × 1 convolutions that reduce them 41.68. Of 4.45 points the global average has 2.84.
+# > much to whom (ADE20K, ResNet-50, mean IoU in percent; the third number as reported by readers of
+# > table 1, the others as in the text, section 5.2): without 37.23; bin 1 by itself 40.07; all four
+# > 41.07; and with the 1 × 1 convolutions that reduce them 41.68. Of 4.45 points the global average
+# > has 2.84.
 
 # %% [markdown]
 # ## Two meadows
@@ -551,8 +586,8 @@ assert two["global average"][1] < 0.75
 
 # %% [markdown]
 # With two of a kind the mean is all one needs. With one of each it says "a pump and a buoy", and
-# whose is whose is lost. (It is a little above a coin: some sprites see the *other* meadow's beacon
-# close by.) The pyramid knows.
+# whose is whose is lost. (Why a little above a coin? Some sprites have the *other* meadow's beacon
+# close by; then "not that one" is a good guess.) The pyramid knows.
 
 # %%
 finer = max((2, 3, 6), key=lambda n: two[f"only {n}"][1])
@@ -626,9 +661,10 @@ learner(twins[0][:1]).shape
 # ## A second loss
 #
 # The paper trains with a second head, on the third stage, whose loss is added with a weight of 0.4,
-# and which is thrown away afterwards. "It gives the middle of a deep network the gradient that it
-# lacks." Does it lack it? Here are three networks before training, the last one as deep as
-# ResNet-101, and the length of the gradient in their stages. **Predict** how the two compare.
+# and which is thrown away afterwards. One often hears that it gives the middle of a deep network
+# the gradient that it lacks. Does it lack it? Here are three networks before training, the last one
+# as deep as ResNet-101, and how long the gradient is in their first three stages: of the first
+# loss, and of 0.4 times the second. **Predict** how the two compare.
 
 # %%
 def gradient(blocks, head):
@@ -648,17 +684,17 @@ for blocks in ((1, 1, 1, 1), (3, 4, 6, 3), (3, 4, 23, 3)):
     assert all(a > 0.4 * b for a, b in zip(first, second, strict=True))
 
 # %% [markdown]
-# > **Myth or measured?** *"Without the second loss the gradient would not arrive."* It does, in a
-# > ResNet: bypasses and batch norm see to that, and the first loss's gradient is the longer one in
-# > every stage. What the second loss adds is a demand: the third stage is to be of use by itself.
-# > The authors measured 1.41 points of mean IoU for it (section 5.2).
+# > **Myth or measured?** *"Without the second loss the gradient would not arrive."* It does, in all
+# > three, and in every stage that of the first loss is the longer one. What the second adds is a
+# > demand: the third stage is to be of use by itself. The authors measured 1.41 points of mean IoU
+# > for it (section 5.2). What it is worth in our scenes comes next.
 
 # %% [markdown]
 # ## Ordinary scenes
 #
-# Enough of meadows. Toytown at 64 × 64, as in lessons 6 to 8: without a pyramid; without but wider,
-# with more weights than all others but the last; with it; with it and the second loss. **Predict**
-# the order.
+# Enough of meadows. Toytown at 64 × 64, as in lessons 6 to 8: without a pyramid; without, but
+# wider, so that it has as many weights; with it; with it and the second loss. **Predict** the
+# order.
 
 # %%
 from segviz import losses
@@ -704,9 +740,9 @@ for name, found in answers(town["pyramid"], images, CHOICES, classes=10).items()
 assert name == "no bin" and score > 0.9 * results["pyramid"].mean_iou
 
 # %% [markdown]
-# Hardly. On ADE20K the authors had 4.45 points, with 150 classes indoors and outdoors: there it
-# does matter whether this is a kitchen. A module helps where its failure is. Look for the failure
-# first.
+# Hardly. On ADE20K, with 150 classes indoors and outdoors, the authors had 4.45 points: there it
+# may well matter whether this is a kitchen. A module helps where its failure is. Look for the
+# failure first.
 #
 # ## Where do the holes begin?
 #
@@ -734,9 +770,9 @@ for first in (False, True):
 
 # %% [markdown]
 # torchvision's, because here the stride sits in the 3 × 3 itself: its own input is as dense as
-# before, only what comes *after* is not. (In ResNets that stride in the 1 × 1 before it, it is the
-# other way round.) Trained from the start, either will do. With weights that were trained at stride
-# 32 it is worth knowing.
+# before, only what comes *after* is not. (Where the stride sits in the 1 × 1 before it, as in the
+# first ResNets, it is the other way round.) Who trains from the start has nothing to keep. Who
+# begins with weights that were trained at stride 32 should know.
 
 # %% [markdown]
 # ## The failure to take along
