@@ -234,7 +234,7 @@ exercises.class_shares.check(class_shares)
 # | 6 | **FCN and skips** | what do early layers know that late ones have forgotten? | ready |
 # | 7 | **Deconvolution networks** | can pooling be undone? | ready |
 # | 8 | **U-Net** | how does detail come back? | ready |
-# | 9 | PSPNet | what if the evidence is far away? | to come |
+# | 9 | **PSPNet** | what if the evidence is far away? | ready |
 # | 10 | Atrous convolution | can one look far without shrinking? | to come |
 # | 11 | Dense CRF | can neighbours vote? | to come |
 # | 12 | DeepLab v1 to v3+ | all of it together | to come |
