@@ -1,4 +1,4 @@
-"""The comparisons of lessons 06, 07 and 08 on several seeds: what one run of a lesson shows is not luck.
+"""The comparisons of lessons 06 to 09 on several seeds: what one run of a lesson shows is not luck.
 
     python benchmarks/seeds.py [--seeds 0 1 2] [--only 06] [--steps 1800]
 
@@ -36,6 +36,16 @@ LESSONS = {  # words that mark the cells which define what is needed; what the l
                   {"plain loss": {}, "border weights": {"pixel_weights": losses.border_weights},
                    "3, as they are": {"few": "as they are"}, "3, bent": {"few": "bent"},
                    "3, mirrored and turned": {"few": "mirrored and turned"}}),
+    "09": (("shown = (", "LABELS = (", "def examples(", "def network(", "def car_or_boat(", "def far_right("),
+           {"no pyramid": {"bins": ()}, "no pyramid, wider": {"bins": (), "width": 11},
+            "global average": {"bins": (1,)}, "pyramid": {"bins": (1, 2, 3, 6)}}),
+    "09, two meadows": (("shown = (", "LABELS = (", "def network(", "def answers(", "def both(", "def doubles_right("),
+                        {"no pyramid": {"bins": ()}, "global average": {"bins": (1,)},
+                         "pyramid": {"bins": (1, 2, 3, 6)}}),
+    "09, scenes": (("shown = (", "LABELS = (", "def network(", "town_settings ="),
+                   {"no pyramid": {"bins": ()}, "no pyramid, wider": {"bins": (), "width": 11},
+                    "pyramid": {"bins": (1, 2, 3, 6)},
+                    "pyramid, second loss": {"bins": (1, 2, 3, 6), "auxiliary": True}}),
 }
 
 
@@ -69,12 +79,33 @@ def counted(scope: dict, what: dict, seed: int, steps: int | None) -> dict[str, 
     return scope["counted"](scope["trained"](seed=seed, **how))
 
 
+def answered(scope: dict, number: str, what: dict, seed: int, steps: int | None) -> dict[str, float]:
+    """A PSPNet of lesson 09, trained on one of its three worlds: what the lesson asks of it."""
+    world = number.partition(", ")[2]
+    train, settings = {"": ("train", "settings"), "two meadows": ("doubles", "double_settings"),
+                       "scenes": ("scenes", "town_settings")}[world]
+    network = scope["network"](seed=seed, classes=10 if world == "scenes" else 4, **what)
+    settings = scope[settings] | ({"steps": steps} if steps else {})
+    fit(network, scope[train], **settings, seed=seed, title=f"{what}, seed {seed}")
+    if world == "scenes":
+        scores = evaluate(network, scope["val"])
+        return {"mean_iou": scores.mean_iou, "boundary_iou": scores.boundary_iou}
+    if world == "two meadows":
+        return dict(zip(("two of a kind", "one of each"), *scope["doubles_right"](network, {"": network.bins}).values(),
+                        strict=True))
+    return {"far": scope["far_right"](network)}
+
+
 def compared(number: str, seed: int, steps: int | None) -> dict[str, dict[str, float]]:
     """Each network of a lesson, trained from this seed, and how good it is."""
     scope, found = definitions(number), {}
     for name, what in LESSONS[number][1].items():
-        cells = number == "08, cells"
-        found[name] = counted(scope, what, seed, steps) if cells else scored(scope, name, what, seed, steps)
+        if number.startswith("09"):
+            found[name] = answered(scope, number, what, seed, steps)
+        elif number == "08, cells":
+            found[name] = counted(scope, what, seed, steps)
+        else:
+            found[name] = scored(scope, name, what, seed, steps)
         print(f"lesson {number} seed {seed} {name:<10}", *(f"{key} {value:.3f}" for key, value in found[name].items()),
               flush=True)
     return found

@@ -1,4 +1,5 @@
-"""Lesson 03's experiment, with its own cells and three other seeds: evidence out of reach is no evidence."""
+"""The experiments of lessons 03 and 09, with their own cells and other seeds: evidence out of reach is no evidence, and
+a pyramid brings it within reach."""
 
 from pathlib import Path
 
@@ -6,12 +7,16 @@ import jupytext
 import pytest
 import torch
 
-LESSON = Path(__file__).parents[1] / "lessons" / "03_receptive_fields.py"
+LESSONS = Path(__file__).parents[1] / "lessons"
+
+
+def code(lesson: str) -> list[str]:
+    return [cell.source for cell in jupytext.read(LESSONS / lesson).cells if cell.cell_type == "code"]
 
 
 def definitions() -> dict:
     """What the lesson's cells from `distance_to` to its three stacks define."""
-    sources = [cell.source for cell in jupytext.read(LESSON).cells if cell.cell_type == "code"]
+    sources = code("03_receptive_fields.py")
     first, last = (next(i for i, source in enumerate(sources) if words in source)
                    for words in ("def distance_to", "RATES = {"))
     scope = {}
@@ -48,3 +53,34 @@ def test_the_twins_differ_in_the_beacons_box_alone(world):
     images, _, distances = world["twins"]
     differs = (images[0::2] != images[1::2]).any(1)
     assert differs.any() and not (differs & (distances[0::2] > 0)).any()
+
+
+@pytest.fixture(scope="module")
+def wide_meadow():
+    """What lesson 09's cells define that its first experiment needs."""
+    scope, marks = {}, ("LABELS = (", "def examples(", "def network(", "def car_or_boat(", "def far_right(")
+    exec("import torch\nfrom segviz.data import toytown\nfrom segviz.models import PSPNet", scope)
+    for source in code("09_pspnet.py"):
+        if any(words in source for words in marks):
+            exec(source, scope)
+    return scope
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_beyond_its_field_a_coin_and_with_the_pyramid_right(wide_meadow, one_thread, seed):
+    from segviz.training import fit
+
+    found = {}
+    for name, bins in {"no pyramid": (), "pyramid": (1, 2, 3, 6)}.items():
+        network = wide_meadow["network"](bins, seed)
+        fit(network, wide_meadow["train"], **wide_meadow["settings"], seed=seed, show=False)
+        found[name] = wide_meadow["far_right"](network)
+    print(f"seed {seed} {found}")
+    assert found["no pyramid"] == 0.5 and found["pyramid"] > 0.9
+
+
+def test_twins_on_a_wide_meadow_differ_in_the_beacons_columns_alone(wide_meadow):
+    images, _, away = wide_meadow["twins"]
+    differs = (images[0::2] != images[1::2]).any(1)
+    assert differs.any() and not (differs & (away[0::2] > 0)).any()
