@@ -924,15 +924,15 @@ f"it can see {far} pixels far; what counts is as large as {near:.0f} × {near:.0
 #
 # ## What was shown
 #
-# - U-Net hands its decoder all features of all levels. Every level costs about the same work; the
-#   weights are at the bottom. With lesson 7's settings it goes beyond DeconvNet and FCN-8s.
+# - U-Net hands its decoder all features of all levels. All but the bottom cost about the same work;
+#   the weights are far down. With lesson 7's settings it goes beyond DeconvNet and FCN-8s.
 # - A convolution over a concatenation is a sum of two convolutions; addition shares their weights.
 #   At equal work we saw no difference.
 # - Without padding each answer is one from the middle of an image, and 572 becomes 388. With
 #   padding, a size that 16 does not divide leaves skip and map off by one.
 # - Tiles with a margin of half the receptive field give the whole image's numbers. Without, seams.
-# - Weights by two distances part cells that touch, and cost some IoU. With three pictures, bending
-#   and turning them was what made learning possible.
+# - Weights by two distances part cells that touch, and cost some IoU. With three pictures it pays
+#   to bend them, and here even more to turn them.
 
 # %%
 print("Scoreboard: Toytown at 64 x 64, 80 scenes, 400 steps of 6")
