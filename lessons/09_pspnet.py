@@ -39,9 +39,10 @@ seen
 
 # %% [markdown]
 # Farther, but each view ends. (And lesson 3 has shown that what *counts* lies much closer than
-# that.) The authors of PSPNet saw what comes of it: on a photograph of a river an FCN calls a boat
-# a *car*, because that is what it looks like. One glance at the whole picture would have told
-# (section 3.1).
+# that.) The authors of PSPNet name three failures that they saw in an FCN on photographs (section
+# 3.1). On a river it calls a boat a *car*, because that is what it looks like. Of one tall house it
+# calls a part *building* and a part *skyscraper*. And a pillow with the sheet's pattern it does not
+# see. One glance at the whole picture would have helped, each time.
 #
 # ## Evidence at the other end
 #
@@ -457,7 +458,7 @@ for column, k in enumerate((4, 5)):
 from segviz.widgets import PyramidExplorer
 
 explorer = PyramidExplorer(networks["pyramid"], range(10_000, 10_012), size=(64, 192),
-                           beside=networks["no pyramid"], distance=120)
+                           beside=networks["no pyramid"], distance=121)
 explorer
 
 # %% [markdown]
@@ -504,7 +505,7 @@ assert max(one["no bin"][0], one["without 1"][0]) < 0.75
 # And question 3, a meadow with no beacon at all? How sure is the network of what nobody can know?
 
 # %%
-hidden = [explorer.parts(scene, 120, "hidden")[0] for scene in range(12)]
+hidden = [explorer.parts(scene, 121, "hidden")[0] for scene in range(12)]
 sprites = torch.stack([picture.mask for picture in hidden])
 sure = {}
 for name in ("no pyramid", "pyramid"):
@@ -515,9 +516,9 @@ for name in ("no pyramid", "pyramid"):
 assert sure["pyramid"] > sure["no pyramid"]
 
 # %% [markdown]
-# The network without a pyramid has learned that it often cannot know. The one with it has never been
-# without an answer, and gives one here too, all but certain. To see everything is not to know when
-# there is nothing to see.
+# The network without a pyramid has learned that it often cannot know. The one with it has never
+# been without an answer, and gives one here too, all but certain. To see everything is not to know
+# when there is nothing to see.
 
 # %% [markdown]
 # > **Myth or measured?** *"PSPNet owes its gain to four scales."* The authors' own table says how
