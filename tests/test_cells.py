@@ -51,10 +51,10 @@ def test_instances_are_the_components_of_the_mask(scenes):
 def test_cells_crowd_and_touch(scenes):
     counts = [drawn.instances.max().item() for drawn in scenes]
     pairs = [len(instances.touching(drawn.instances)) for drawn in scenes]
-    assert sum(counts) / len(scenes) > 25 and sum(pairs) > 1.5 * sum(counts)
+    assert sum(counts) / len(scenes) > 20 and sum(pairs) > 1.5 * sum(counts)
     share = torch.stack([drawn.mask for drawn in scenes]).float().mean()
-    assert 0.5 < share < 0.8
-    assert min(counts) < 0.75 * max(counts)                                      # some are full, some have gaps
+    assert 0.35 < share < 0.6
+    assert min(counts) < 0.3 * max(counts)                                 # colonies, and open ground between them
 
 
 def test_cells_are_darker_than_the_ridges_beside_them_but_not_by_much(scenes):
@@ -65,12 +65,12 @@ def test_cells_are_darker_than_the_ridges_beside_them_but_not_by_much(scenes):
     assert cell.median() < ridge.median() - 0.03
     greys = torch.linspace(0, 1, 51)
     best = max(((images[:, 0] < grey) == (masks == 1)).float().mean() for grey in greys)
-    assert 0.6 < best < 0.85
+    assert best < 0.75
 
 
 def test_the_magnification_stays():
     """A larger picture shows more cells, not larger ones."""
-    small, large = ([cells.scene(i, size).instances for i in range(6)] for size in (96, 192))
+    small, large = ([cells.scene(i, size).instances for i in range(20)] for size in (96, 192))
     count = [sum(numbers.max().item() for numbers in some) for some in (small, large)]
     assert 2.5 < count[1] / count[0] < 5
     areas = [torch.cat([torch.bincount(numbers.flatten())[1:] for numbers in some]) for some in (small, large)]

@@ -80,7 +80,7 @@ def _middles(dice, height, width, angle, stretch):
     middles = middles[(np.abs(turned) < (width / 2 + SPACING, height / 2 + SPACING)).all(1)]
     grown = texture(dice, height, width, 22.0, 3)
     at = np.clip(middles.round().astype(int), 0, (width - 1, height - 1))
-    thrives = grown[at[:, 1], at[:, 0]] + dice.uniform(0.2, 1.6) + 0.5 * dice.standard_normal(len(middles)) > 0
+    thrives = grown[at[:, 1], at[:, 0]] + dice.uniform(-0.5, 0.7) + 0.5 * dice.standard_normal(len(middles)) > 0
     thrives[:1] = True                                                  # a culture has a cell
     return middles[thrives]
 
