@@ -1,7 +1,9 @@
 """The dense CRF against a mean field in float64 that goes over all pairs of pixels."""
 
+import inspect
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,6 +135,32 @@ def test_blocks_hold_every_point_and_lie_together(count, size, blocks, length):
     if (count, size) == (1000, 256):                  # halved twice, along two of the three axes
         inside = points[found]
         assert sorted((inside.amax(1) - inside.amin(1)).gt(0.6).sum(1).tolist()) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("options", [{}, {"pos_xy_std": 3.0, "bi_w": 10.0, "bi_xy_std": 80.0, "bi_rgb_std": 13.0}],
+                         ids=["DeepLab v2", "pydensecrf's example"])  # fmt: skip
+def test_pydensecrf_agrees(options):
+    """The authors' code (pydensecrf), where it is installed; its sums over all pixels are approximations. A scene of
+    soft colours, and a network that is unsure at its edges."""
+    densecrf, size = pytest.importorskip("pydensecrf.densecrf"), (96, 96)
+    torch.manual_seed(7)
+    true = smooth(7, size).argmax(0)
+    image = ((torch.rand(7, 3)[true].permute(2, 0, 1) + 0.03 * smooth(3, size, 9)) / 1.03 * 255).round()
+    soft = F.avg_pool2d(F.one_hot(true, 7).permute(2, 0, 1)[None].float(), 15, 1, 7, count_include_pad=False)[0]
+    probabilities = (6 * soft + 0.7 * torch.randn(7, *size)).softmax(0)
+    defaults = inspect.signature(crf.mean_field).parameters.items()
+    given = {name: parameter.default for name, parameter in defaults} | options
+    peer = densecrf.DenseCRF2D(96, 96, 7)
+    peer.setUnaryEnergy((-probabilities.log()).flatten(1).numpy())
+    peer.addPairwiseGaussian(sxy=given["pos_xy_std"], compat=given["pos_w"])
+    colours = image.permute(1, 2, 0).byte().contiguous().numpy()
+    peer.addPairwiseBilateral(given["bi_xy_std"], given["bi_rgb_std"], colours, given["bi_w"])
+    theirs = torch.tensor(np.array(peer.inference(10))).view(7, *size)
+    found = crf.mean_field(probabilities, image / 255, **options)
+    assert (found.argmax(0) == theirs.argmax(0)).float().mean() >= 0.98
+    assert (found - theirs).abs().mean() < 0.005
+    before, after = ((x.argmax(0) == true).float().mean() for x in (probabilities, found))
+    assert before < 0.95 and after > before + 0.04
 
 
 # --- what a CRF does
