@@ -34,12 +34,13 @@ SHOWN = {                     # words that mark a cell of a lesson -> the pictur
     "02": {'("the scene", "car?"': "everywhere.png"},
     "03": {'ylabel="share right"': "evidence_out_of_reach.png"},
     "06": {"nets = {": "fcn_skips.png"},
+    "08": {'"border weights")):': "touching_cells.png"},
     "09": {'ylabel="share right"': "pyramid_brings_evidence.png"},
 }
 EXPLORERS = {
     "01": "scores_explorer.png", "02": "sliding_explorer.png", "03": "receptive_explorer.png",
     "04": "upsampling_explorer.png", "05": "checkerboard_explorer.png",
-    "06": "skips_explorer.png", "07": "switches_explorer.png",
+    "06": "skips_explorer.png", "07": "switches_explorer.png", "08": "unet_skips_explorer.png",
     "09": "pyramid_explorer.png",
 }
 
