@@ -42,7 +42,7 @@ seen
 # that.) The authors of PSPNet name three failures that they saw in an FCN on photographs (section
 # 3.1). On a river it calls a boat a *car*, because that is what it looks like. Of one tall house it
 # calls a part *building* and a part *skyscraper*. And a pillow with the sheet's pattern it does not
-# see. One glance at the whole picture would have helped, each time.
+# see. Many such errors, they say, come from not knowing the whole scene.
 #
 # ## Evidence at the other end
 #
@@ -108,7 +108,7 @@ settings = {"steps": 120, "batch_size": 8, "lr": 3e-3}
 # %%
 last = receptive.theoretical(network(()), (64, 192))[-1]
 assert last.columns.size == 151
-f"field {last.columns.size}: {last.columns.size // 2} pixels to each side"
+f"field {last.columns.size}: {reach_of(network(()))} pixels to one side, at most"
 
 # %% [markdown]
 # **Predict:** which share of a sprite's pixels will it label rightly, by distance from the beacon?
@@ -216,7 +216,8 @@ f"right beyond the field, each picture normed by itself: {right:.3f}"
 # the place knows itself.
 #
 # One mean for a whole picture is little. So PSPNet cuts the map into 1 × 1, 2 × 2, 3 × 3 and 6 × 6
-# **cells** and averages each of them: four **bins**. By hand, on a map of 6 × 6:
+# **cells** and averages each of them: four **bins** (so their code; the paper says levels, and bin
+# for a cell). By hand, on a map of 6 × 6:
 
 # %%
 little = torch.zeros(1, 1, 6, 6)
@@ -377,7 +378,7 @@ channels, weights = exercises.cost.reference(2048, (1, 2, 3, 6))
 assert weights == sum(branch[1].weight.numel() for branch in full.pyramid.branches) == 2048**2
 
 # %% [markdown]
-# A tenth. But the convolution that reads its 4096 channels has four times as many.
+# A tenth. But the convolution that reads its 4096 channels has more than four times as many.
 #
 # ## Does it bring the evidence?
 #
@@ -416,7 +417,7 @@ far_scores
 
 # %% [markdown]
 # The dotted line is half the theoretical field. Without a pyramid the network learned to use some
-# 50 pixels of the 75 that it could, and beyond those it is a coin. With it, it is right at every
+# 50 pixels of the 78 that it could, and beyond those it is a coin. With it, it is right at every
 # distance. (What a trained network really uses of its field is less than the whole: lesson 3. That
 # is how the authors argue, too: in theory the field of a ResNet already exceeds the picture.)
 #
@@ -525,11 +526,11 @@ assert sure["pyramid"] > sure["no pyramid"]
 # when there is nothing to see.
 
 # %% [markdown]
-# > **Myth or measured?** *"PSPNet owes its gain to four scales."* The authors' own table says how
-# > much to whom (ADE20K, ResNet-50, mean IoU in percent; the third number as reported by readers of
-# > table 1, the others as in the text, section 5.2): without 37.23; bin 1 by itself 40.07; all four
-# > 41.07; and with the 1 × 1 convolutions that reduce them 41.68. Of 4.45 points the global average
-# > has 2.84.
+# > **Myth or measured?** *"PSPNet owes its gain to four scales."* The authors measured how much to
+# > whom (ADE20K, ResNet-50, mean IoU in percent; the third number as reported by readers of table
+# > 1, the others as in the text, section 5.2): without, but with augmentation and a second loss,
+# > 37.23; bin 1 by itself 40.07; all four 41.07; and with the 1 × 1 convolutions that reduce them
+# > 41.68. Of 4.45 points the global average has 2.84.
 
 # %% [markdown]
 # ## Two meadows
@@ -649,10 +650,10 @@ for batch in (16, 4, 2):
 assert torch.allclose(normed.abs(), torch.ones(2, 4), atol=1e-3)
 
 # %% [markdown]
-# Two numbers, less their mean, by their spread: *plus one and minus one*, whatever they were. Of
-# each channel only this is left: which of the two pictures has more. Torch raises an error for one;
-# two it takes without a word. The authors trained with 16, over several GPUs. Where there is no
-# room for many, one can **freeze** the statistics:
+# Two numbers, less their mean, by their spread: *plus one and minus one*, whatever they were (if
+# they were not nearly equal). Of each channel only this is left: which of the two pictures has
+# more. Torch raises an error for one; two it takes without a word. The authors trained with 16,
+# over several GPUs. Where there is no room for many, one can **freeze** the statistics:
 
 # %%
 for part in learner.pyramid.modules():
@@ -666,11 +667,11 @@ learner(twins[0][:1]).shape
 #
 # ## A second loss
 #
-# The paper trains with a second head, on the third stage, whose loss is added with a weight of 0.4,
-# and which is thrown away afterwards. One often hears that it gives the middle of a deep network
-# the gradient that it lacks. Does it lack it? Here are three networks before training, the last one
-# as deep as ResNet-101, and how long the gradient is in their first three stages: of the first
-# loss, and of 0.4 times the second. **Predict** how the two compare.
+# The paper trains with a second head, on the third stage of blocks, whose loss is added with a
+# weight of 0.4, and which is thrown away afterwards. One often hears that it gives the middle of a
+# deep network the gradient that it lacks. Does it lack it? Here are three networks before training,
+# the last one as deep as ResNet-101, and how long the gradient is in their first three stages: of
+# the first loss, and of 0.4 times the second. **Predict** how the two compare.
 
 # %%
 def gradient(blocks, head):
@@ -839,8 +840,9 @@ for name, scores in results.items():
 # %% [markdown]
 # **Sources.** Zhao, Shi, Qi, Wang, Jia: *Pyramid Scene Parsing Network*, CVPR 2017, sections 3.1
 # (failures), 3.2 (the module, the field), 4 (the second loss), 5.1 (batch of 16, weight 0.4), 5.2
-# and tables 1 and 2; the authors' code, hszhao/semseg (order, normalisation, aligned corners, sizes
-# 8k + 1, dilation). Liu, Rabinovich, Berg: *ParseNet: Looking Wider to See Better*, 2015 (the
-# global average). He, Zhang, Ren, Sun: *Deep Residual Learning for Image Recognition*, CVPR 2016.
-# Ioffe, Szegedy: *Batch Normalization*, ICML 2015. Words: pyramid pooling 피라미드 풀링, global average
-# pooling 전역 평균 풀링, context 문맥, batch normalization 배치 정규화, auxiliary loss 보조 손실.
+# (scores; one of table 1 as readers report it); the authors' code, hszhao/semseg (order,
+# normalisation, aligned corners, sizes 8k + 1, dilation). Liu, Rabinovich, Berg: *ParseNet: Looking
+# Wider to See Better*, 2015 (the global average). He, Zhang, Ren, Sun: *Deep Residual Learning for
+# Image Recognition*, CVPR 2016. Ioffe, Szegedy: *Batch Normalization*, ICML 2015. Words: pyramid
+# pooling 피라미드 풀링, global average pooling 전역 평균 풀링, context 문맥, batch normalization 배치 정규화,
+# auxiliary loss 보조 손실.

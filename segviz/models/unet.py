@@ -28,9 +28,10 @@ class UNet(nn.Module):
     image's last row and column, and the logits are cut back: every pooling gets an even map.
     merge: "concatenate", the paper's, or "add": then the first convolution behind it reads half as many channels.
     norm: batch normalisation between convolution and ReLU; the paper has none.
-    dropout: chance that a number is dropped at the end of the last two levels on the way down (section 3.1). The share
-    of 0.5 is that of the authors' Caffe model. That has a ReLU behind each up-convolution too; the paper names none,
-    and here is none.
+    dropout: chance that a number is dropped at the end of the last two levels on the way down (section 3.1: "at the end
+    of the contracting path"). That it is two levels, and 0.5, are from the authors' Caffe model, as others have read
+    it. So is the transposed convolution: the paper says upsampling, followed by a 2x2 convolution. That model has a
+    ReLU behind each of them too; the paper names none, and here is none.
 
     Weights start from N(0, 2 / N), N being the numbers that one output reads (section 3): 9 a channel for a 3x3
     convolution, one a channel for an up-convolution. Biases start at 0.
