@@ -441,7 +441,7 @@ def _growing(cells, row, column, w0, sigma):
         "The sum of the distances is squared: it is a bell.": _not_squared,
         "The 2 below the line is missing: 2 * sigma**2.": _without_two,
         "Below the line sigma is squared, too: 2 * sigma**2.": _sigma_not_squared,
-        "Times w0: that is the weight where two cells touch.": _without_w0,
+        "Times w0: that is the weight where both distances are 0.": _without_w0,
         "The 1 of the class weight comes later. This is the border's part alone.": _one_more,
         "You took cells number 1 and 2, wherever they are. Which two are nearest?": _first_two_cells,
         "Only the two nearest cells count, not all of them.": _all_cells,
