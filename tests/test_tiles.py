@@ -243,6 +243,12 @@ def test_what_cannot_be_is_refused_in_words(image, options, words):
         predict(network(UNet, 2, width=2), image, **options)
 
 
+@pytest.mark.parametrize("model", [nn.Conv2d(3, 2, 3, stride=2, padding=1), nn.Conv2d(3, 2, 3)], ids=["half", "border"])
+def test_logits_that_are_smaller_than_their_image_are_refused_in_words(model):
+    with pytest.raises(ValueError, match=r"tiles need logits of their image's size, but Conv2d gave .* for"):
+        predict(model, picture(3, 96, 96).float(), tile=32)
+
+
 def test_a_valid_network_has_its_own_margin():
     with pytest.raises(ValueError, match="leave margin out"):
         predict(network(UNet, 2, width=2, padding="valid"), picture(3, 64, 64), tile=32, margin=10)
