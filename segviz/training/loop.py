@@ -69,7 +69,7 @@ def fit(
     folder: where the run is kept (`saving`): every `save_every` steps (default: a tenth of all), at the end, and when
     it is stopped. notes: what else the files are to say, as JSON can. resume: take up the run in `folder`, with the
     same settings, exactly where it was (on CUDA, but for kernels that add in any order); begin one if there is none.
-    A model whose attribute `auxiliary` is true has a second head: in training it is called `model(images,
+    A model whose attribute `auxiliary` is True has a second head: in training it is called `model(images,
     auxiliary=True)` and gives the logits of both, and the loss is that of the first plus `model.auxiliary_weight` times
     that of the second (`models.PSPNet`).
     Ctrl-C (the stop button) ends training or scoring early, after a whole step: the model keeps what it learned and
@@ -102,7 +102,7 @@ def fit(
         history = run.begin(resume)
         done, network = len(history.loss), here.together(model)
         network = torch.compile(network) if compile else network
-        auxiliary = model.auxiliary_weight if getattr(model, "auxiliary", False) else None
+        auxiliary = model.auxiliary_weight if getattr(model, "auxiliary", False) is True else None
         weighing = {"ignore_index": ignore_index, "class_weights": class_weights, "auxiliary": auxiliary}
         loading = {"ignore_index": ignore_index, "workers": workers}
         todo = range(done + 1, steps + 1)
