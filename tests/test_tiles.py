@@ -215,15 +215,29 @@ class Mean(nn.Module):
         return x + x.mean((2, 3), keepdim=True)
 
 
+class Halves(Mean):
+    """Each half is told its own mean: the look grows with the image, by whole pixels."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x + nn.functional.interpolate(nn.functional.adaptive_avg_pool2d(x, 2), x.shape[2:])
+
+
 @pytest.mark.parametrize("model", [
-    PSPNet(2, width=4, layers=(1, 1, 1, 1)), Mean(), DeconvNet(2, width=2),
+    PSPNet(2, width=4, layers=(1, 1, 1, 1)), Mean(), Halves(), DeconvNet(2, width=2),
     nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4)), nn.InstanceNorm2d(3, affine=True),
-], ids=["pyramid", "mean", "resized", "group norm", "instance norm"])  # fmt: skip
+], ids=["pyramid", "mean", "halves", "resized", "group norm", "instance norm"])  # fmt: skip
 def test_a_network_that_looks_at_the_whole_image_is_refused_unless_a_margin_is_given(model):
     image = picture(3, 96, 96).float()
     with pytest.raises(ValueError, match=r"(looks at the whole image|cannot be told).*tile=None.*margin in pixels"):
         predict(model, image, tile=32)
     assert predict(model, image, tile=32, margin=16).shape == (96, 96)
+
+
+def test_on_a_map_as_fine_as_the_image_the_margin_is_just_enough():
+    model, image = network(nn.Conv2d, 3, 2, 7, padding=3), picture(3, 61, 80)
+    assert tiles._look(model, image.shape) == (3, 1)
+    assert_alike(joined(model, image, 40), whole(model, image))
 
 
 def test_a_network_that_looks_at_single_pixels_needs_no_margin():
