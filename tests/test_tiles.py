@@ -12,7 +12,7 @@ from torch import nn
 
 from segviz import receptive
 from segviz.models import DeconvNet, FCN8s, FCN32s, Hypercolumn, PSPNet, UNet
-from segviz.training import predict, tiles
+from segviz.training import predict, processes, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -175,6 +175,14 @@ def test_the_network_sees_no_more_than_it_needs():
     assert len(found) == tiles.count((400, 700), 128) == 4 * 6
     assert all(logits.shape == (2, 128, 128) for *_, logits in found)
     assert max(max(shape) for shape in seen) <= 128 + 2 * (107 + 15)
+
+
+def test_tiles_run_in_the_precision_of_the_whole_image(monkeypatch):
+    """On CUDA that is bfloat16."""
+    monkeypatch.setattr(processes, "autocast", lambda device: torch.autocast(device.type, torch.bfloat16))
+    model, image = network(UNet, 2, width=2).float(), picture(3, 64, 96).float()
+    assert {logits.dtype for *_, logits in tiles.logits(model, image, 32)} == {torch.bfloat16}
+    assert (predict(model, image, tile=32) != predict(model, image)).float().mean() < 0.05
 
 
 def test_ctrl_c_between_two_tiles_ends_it_and_keeps_the_mode():
