@@ -234,7 +234,8 @@ class Halves(Mean):
 @pytest.mark.parametrize("model", [
     PSPNet(2, width=4, layers=(1, 1, 1, 1)), Mean(), Halves(), DeconvNet(2, width=2),
     nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4)), nn.InstanceNorm2d(3, affine=True),
-], ids=["pyramid", "mean", "halves", "resized", "group norm", "instance norm"])  # fmt: skip
+    nn.BatchNorm2d(3, track_running_stats=False),
+], ids=["pyramid", "mean", "halves", "resized", "group norm", "instance norm", "batch norm"])  # fmt: skip
 def test_a_network_that_looks_at_the_whole_image_is_refused_unless_a_margin_is_given(model):
     image = picture(3, 96, 96).float()
     with pytest.raises(ValueError, match=r"(looks at the whole image|cannot be told).*tile=None.*margin in pixels"):

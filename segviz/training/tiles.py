@@ -17,7 +17,6 @@ from segviz.training import processes
 
 SMALLEST = 32  # pixels: what every network here takes
 STRIDE = 32  # of the coarsest map of the networks here
-MEASURES_ALL = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # of a map, which `receptive` leaves out
 
 Window = tuple[slice, slice, slice]  # channels, rows, columns
 
@@ -124,12 +123,19 @@ def _look(model: nn.Module, shape: tuple[int, int, int]) -> Look:
             f"how far {name} looks cannot be told: {error}. If it takes such images at all: {instead}"
         ) from error
     here, larger = map(_of_layers, twice)  # a look that grows with the image is one at the whole image
-    if here is None or here != larger or any(isinstance(part, MEASURES_ALL) for part in model.modules()):
+    if here is None or here != larger or any(map(_measures_all, model.modules())):
         raise ValueError(
             f"{name} looks at the whole image, or resizes maps by factors that depend on the image's size: no margin "
             f"shows a tile all that it needs: {instead}"
         )
     return here
+
+
+def _measures_all(part: nn.Module) -> bool:
+    """Whether a normalisation goes by all of a map, in evaluation too, which `receptive` leaves out."""
+    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        return part.running_mean is None
+    return isinstance(part, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm))
 
 
 def _valid(model: nn.Module, channels: int, tile: int) -> tuple[int, Look]:
