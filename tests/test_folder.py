@@ -3,6 +3,8 @@
 import io
 import pickle
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -134,6 +136,16 @@ def test_a_folder_that_cannot_be_meant_is_refused_at_once(root, done):
     assert str(root) in str(refused.value)
 
 
+def few_bits(path):
+    """A grey PNG of 2 bits, as programs write that make files small: 36 x 36 pixels of label 1."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header, rows = struct.pack(">IIBBBBB", 36, 36, 2, 0, 0, 0, 0), (b"\0" + b"\x55" * 9) * 36
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+                     + chunk(b"IEND", b""))
+
+
 FILES = {  # what c becomes, what the message says
     "zero bytes": ("images", lambda path: path.write_bytes(b""), r"\(0 bytes\) cannot be read as a picture"),
     "html": ("images", lambda path: path.write_text("<html>not found</html>"), "cannot be read as a picture"),
@@ -145,6 +157,8 @@ FILES = {  # what c becomes, what the message says
     "size": ("images", lambda path: written(path, np.zeros((36, 35, 3))), "36 x 35.*36 x 36"),
     "mask in colours": ("masks", lambda path: written(path, np.zeros((36, 36, 3))), "mode 'RGB'.*labels"),
     "1-bit mask": ("masks", lambda path: written(path, np.zeros((36, 36)), "1"), "mode '1'"),
+    "a jpeg by another name": ("masks", lambda path: path.write_bytes(jpeg()), "is a JPEG file, whatever its name"),
+    "2 bits": ("masks", few_bits, "a grey PNG of 2 bits.*label 1 becomes 85"),
     "0 and 255": ("masks", lambda path: written(path, np.eye(36) * 255), "0 and 255 alone.*write 1 instead"),
     "wild labels": ("masks", lambda path: written(path, np.arange(36 * 36).reshape(36, 36) % 9),
                     r"labels 3, 4, 5, 6, 7 and 1 more, but classes names 3: labels are 0 to 2"),
