@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segviz import instances
 from segviz.data.toytown import CLASSES
-from segviz.draw import PALETTE, VOID
+from segviz.draw import PALETTE
 from segviz.models import UNet
 from segviz.widgets.controls import Choice, Slider
 from segviz.widgets.engine import Explorer
@@ -110,8 +110,8 @@ class UNetSkipsExplorer(Explorer):
 
     def _difference(self, scene: int, mask: Tensor, whole: Tensor) -> Panel:
         truth, picture = self.scenes.masks[scene], Image(self.scenes.images[scene], opacity=0.3)
-        changed, known = mask != whole, truth != VOID
-        lost, won = changed & known & (whole == truth), changed & known & (mask == truth)
+        changed = mask != whole
+        lost, won = changed & (whole == truth), changed & (mask == truth)     # nowhere where the truth is void
         verdict = torch.full_like(mask, NEITHER).masked_fill(lost, LOST).masked_fill(won, WON)
         shown = LabelMap(torch.where(changed, verdict, CLEAR), VERDICTS, box=picture.extent())
         return Panel("What that changes", [picture, shown], f"{changed.float().mean():.1%} of the pixels. Orange: "
