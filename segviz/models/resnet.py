@@ -32,7 +32,8 @@ class ResNet(nn.Module):
     authors' PSPNet, in the place of one of 7x7.
 
     The stride of a stage lies in its first block's 3x3 convolution, as in torchvision and the authors' PSPNet for
-    PyTorch; the first ResNets' published models have it in the 1x1 in front. Convolutions start from He et al. 2015's normal distribution (of what they write to).
+    PyTorch; the first ResNets' published models have it in the 1x1 in front. Convolutions start from He et al. 2015's
+    normal distribution (of what they write to).
     A plain stem's parameters have torchvision's names: `load_state_dict` takes `imagenet_weights`.
 
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> the maps of the four stages, fine to coarse:
