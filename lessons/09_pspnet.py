@@ -25,16 +25,10 @@ from segviz.training import evaluate, fit
 
 torch.set_num_threads(1)      # small maps: several threads would mostly wait for another
 
-def reach_of(network, size=512, stride=32):
-    """How many columns beside its own an answer depends on, at most."""
-    columns = receptive.theoretical(network, size)[-1].columns
-    ends = {n: columns.field(n) for n in range(size // 2, size // 2 + stride)}
-    return max(max(n - begin, stop - 1 - n) for n, (begin, stop) in ends.items())
-
 # %%
 with torch.device("meta"):
-    seen = {"U-Net": reach_of(UNet(21)), "FCN-8s": reach_of(FCN8s(21)),
-            "ResNet-50, stride 8": reach_of(PSPNet(21, bins=()))}
+    full = {"U-Net": UNet(21), "FCN-8s": FCN8s(21), "ResNet-50, stride 8": PSPNet(21, bins=())}
+    seen = {name: receptive.reach(network, 512) for name, network in full.items()}
 seen
 
 # %%
@@ -111,7 +105,7 @@ settings = {"steps": 120, "batch_size": 8, "lr": 3e-3}
 # %%
 last = receptive.theoretical(network(()), (64, 192))[-1]
 assert last.columns.size == 151
-f"field {last.columns.size}: {reach_of(network(()))} pixels to one side, at most"
+f"field {last.columns.size}: {receptive.reach(network(()), (64, 192))} pixels to one side, at most"
 
 # %% [markdown]
 # **Predict:** which share of a sprite's pixels will it label rightly, by distance from the beacon?

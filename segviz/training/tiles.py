@@ -160,8 +160,7 @@ def _of_layers(layers: list[receptive.Layer]) -> Look | None:
     if not all(jump and 1 in (jump.numerator, jump.denominator) for jump in jumps):
         return None
     stride = math.lcm(*(jump.numerator for jump in jumps))
-    fields = [(unit, *axis.field(unit)) for axis in axes[-2:] for unit in range(stride)]
-    return Look(max((max(unit - low, high - 1 - unit) for unit, low, high in fields), default=0), stride)
+    return Look(max((axis.reach(stride) for axis in axes[-2:]), default=0), stride)
 
 
 def _up(number: int, step: int) -> int:
