@@ -31,8 +31,7 @@ class Axis:
         return _whole(centre - self.size / 2), _whole(centre + self.size / 2)
 
     def reach(self, units: int) -> Number:
-        """How many pixels beside pixel `unit` a unit reads, at most, of the units 0 .. units - 1 of a map of the input's
-        size; 0 where none reads beside its own."""
+        """How many pixels beside its own a unit reads, at most, of the first `units` of a map of the input's size."""
         fields = [(unit, *self.field(unit)) for unit in range(units)]
         return max((max(unit - low, high - 1 - unit) for unit, low, high in fields), default=0)
 
