@@ -35,7 +35,7 @@ class Folder(Dataset):
     Raises ValueError in words that name the path: at once for a folder that is missing, empty, or holds an image
     without its mask, a mask without its image, two files of one name, or another kind of file; when an item is read,
     for a file that is damaged or of another kind, sizes that differ, and labels that cannot be meant (a mask of 0 and
-    255 alone: half a black and white picture, where 255 would be void).
+    255 alone, where there are not three classes or more: a black and white picture, where 255 would be void).
     """
 
     def __init__(self, root, split: str, classes: tuple[str, ...] | None = None, channels: int = 3):
@@ -74,7 +74,7 @@ class Folder(Dataset):
 
     def _check_labels(self, path: Path, mask: Tensor) -> None:
         found = mask.unique().tolist()
-        if found == [0, VOID]:
+        if found == [0, VOID] and len(self.classes or ()) < 3:
             raise ValueError(
                 f"{path} holds 0 and 255 alone. 255 means void here, pixels without a label: if it is to mean class 1, "
                 "write 1 instead of 255 into the masks"
