@@ -36,7 +36,8 @@ LESSONS = {  # words that mark the cells which define what is needed; what the l
                    "evenly =", "bend =", "three ="),
                   {"plain loss": {}, "border weights": WEIGHTED, "background, evenly": {"class_weights": "evenly"},
                    "3, as they are": {"few": "as they are", **WEIGHTED}, "3, bent": {"few": "bent", **WEIGHTED},
-                   "3, mirrored and turned": {"few": "mirrored and turned", **WEIGHTED}}),
+                   "3, turned": {"few": "turned", **WEIGHTED},
+                   "3, turned and bent": {"few": "turned and bent", **WEIGHTED}}),
     "09": (("shown = (", "LABELS = (", "def examples(", "def network(", "def car_or_boat(", "def far_right("),
            {"no pyramid": {"bins": ()}, "no pyramid, wider": {"bins": (), "width": 11},
             "global average": {"bins": (1,)}, "pyramid": {"bins": (1, 2, 3, 6)}}),
@@ -78,7 +79,7 @@ def counted(scope: dict, what: dict, seed: int, steps: int | None) -> dict[str, 
     if "class_weights" in what:
         how["class_weights"] = scope[what["class_weights"]]
     if "few" in what:
-        how |= {"data": scope["three"], "augment": scope["ways"][what["few"]]}
+        how |= {"data": scope["three"], "augment": ({"bent": scope["bend"]} | scope["ways"])[what["few"]]}
     return scope["counted"](scope["trained"](seed=seed, **how))
 
 

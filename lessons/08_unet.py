@@ -167,7 +167,7 @@ with torch.no_grad():
 # %% [markdown]
 # Then it is FCN's addition. **Adding is concatenating, with one set of weights for both.** It can
 # say less, and costs less. (But training can work around it: the layers *before* may learn to write
-# into different channels.) So for a fair fight give the one that adds 9 channels in place of 8:
+# into different channels.) So for a fair fight give addition 9 channels in place of 8:
 
 # %%
 rivals = {"concatenate, width 8": ("concatenate", 8), "add, width 8": ("add", 8),
@@ -744,7 +744,7 @@ for axes_of, k in ((axes[:4], 1), (axes[4:], 7)):
 drawn = some.tensors()[1]
 spread = sum(losses.border_weights(mask).sum() for mask in drawn) / (drawn == 0).sum()
 evenly = torch.stack([1 + spread, torch.ones(())])               # background, cell
-print(f"every background pixel weighs {evenly[0]:.2f}")
+print(f"all background weighs {evenly[0]:.2f}")
 
 # %%
 table["background, evenly"] = counted(trained(class_weights=evenly, title="cells, evenly"))
@@ -761,7 +761,7 @@ assert other["IoU"] < even["IoU"] < one["IoU"]
 # So both count: heavier background goes about half of the way, and the right place the rest. That
 # is not one lucky run: in three (`trained(seed=)`, 0 to 2; `benchmarks/seeds.py`) the plain loss
 # told 0.04 to 0.10 of the pairs apart, even weights 0.19 to 0.29, border weights 0.44 to 0.48. (In
-# a dish full of cells the two would be nearer: there nearly all background lies between two.)
+# a dish full of cells that place is nearly all of the background.)
 #
 # > **Myth or measured?** *"The better mask has the higher IoU."* Here it has the lowest: what the
 # > weights make wide, the ridges, is cut from the cells, and there are holes where there is no
@@ -785,14 +785,14 @@ for ax, (shown_image, shown_mask) in zip(axes, [some[0], *bent], strict=True):
 
 # %% [markdown]
 # (The paper's deviation is 10 pixels, and its pictures of membranes have 512. Ours is 5, on 80: far
-# stronger.) Train on three pictures, with border weights: as they are; bent; and with mirror images
-# and quarter turns instead, which cost nothing. **Predict** the order, in IoU and in pairs told
-# apart.
+# stronger.) Train on three pictures, with border weights: as they are; with mirror images and
+# quarter turns, which cost nothing; and bent as well. **Predict:** how many pairs will be told
+# apart, beside thirty pictures as they are? And the IoU?
 
 # %%
 three = Cells("train", size=80, length=3)
-ways = {"as they are": None, "bent": bend,
-        "mirrored and turned": Augment(flip=0.5, turns=True)}
+ways = {"as they are": None, "turned": Augment(flip=0.5, turns=True),
+        "turned and bent": Augment(flip=0.5, turns=True, elastic=5)}
 
 # %%
 for name, augment in ways.items():
@@ -802,22 +802,22 @@ for name, scores in table.items():
     tell(name, scores)
 
 # %%
-asis, curved, turned = (table[f"3, {name}"] for name in ways)
-assert asis["pairs told apart"] < 0.05 < turned["pairs told apart"]
-assert curved["pairs told apart"] > turned["pairs told apart"] + 0.05
-assert turned["IoU"] > max(curved["IoU"], asis["IoU"]) + 0.02
-assert other["pairs told apart"] > curved["pairs told apart"]
+asis, turned, both = (table[f"3, {name}"] for name in ways)
+assert asis["pairs told apart"] < 0.05 and both["pairs told apart"] > 0.3
+assert both["pairs told apart"] > turned["pairs told apart"] + 0.1
+assert turned["IoU"] > max(both["IoU"], asis["IoU"]) + 0.02
 
 # %% [markdown]
-# From three pictures as they are it tells hardly a pair apart. Bent, they come near to the thirty;
-# turned, half as far. In the same three runs that was 0.00 as they are, 0.34 to 0.41 bent, 0.21
-# turned, and 0.44 to 0.48 with thirty. The IoU has another order: 0.59 to 0.66, 0.65 to 0.68, and
-# turned 0.73 to 0.76, as high as with thirty. To the paper bends "seem to be the key concept"; it
-# asks for "shift and rotation invariance" as well, and measures neither alone.
+# From three pictures as they are it tells hardly a pair apart; turned and bent, they do as much for
+# counting as thirty that are neither. In the same three runs the pairs told apart were 0.00 to 0.01
+# as they are, 0.21 turned, 0.34 to 0.41 bent alone, 0.47 to 0.53 turned and bent, and 0.44 to 0.48
+# with thirty. The IoU has another order: highest turned (0.73 to 0.76), less where they were bent
+# (0.64 to 0.68). The paper, for which bending "seem[s] to be the key concept", asks for "shift and
+# rotation invariance" as well, and measures neither alone.
 #
-# > **Myth or measured?** *"U-Net needs hardly any data."* As it stands, from three pictures, it
-# > counted nothing. What makes three pictures go further is knowing what may change and what may
-# > not: it is *our* knowledge, and any network can be given it.
+# > **Myth or measured?** *"U-Net needs hardly any data."* As it stands, it learned to count nothing
+# > from three pictures. What makes them go further is knowing what may change and what may not: it
+# > is *our* knowledge, and any network can be given it.
 
 # %% [markdown]
 # ## What "fast" meant
@@ -947,8 +947,8 @@ f"it can see {far} pixels to a side; what counts lies within some {near / 2:.0f}
 # - Tiles with a margin as wide as the network's reach give the whole image's numbers. Without,
 #   seams.
 # - Weights by two distances part cells that touch, and cost some IoU; even weights on all
-#   background go half of the way. With three pictures it pays to bend or turn them: bent they count
-#   better, turned they have the higher IoU.
+#   background go half of the way. Three pictures, turned and bent, serve for counting as well as
+#   thirty that are not.
 
 # %%
 print("Scoreboard: Toytown at 64 x 64, 80 scenes, 400 steps of 6")
