@@ -585,21 +585,16 @@ f"{int(wrong.sum())} pixels have another label"
 # %%
 from segviz import receptive
 
-def reach_of(network, stride, size):
-    """How many pixels beside its own a place of the output depends on, at most."""
-    rows = receptive.theoretical(network, size)[-1].rows
-    ends = {n: rows.field(n) for n in range(size // 2, size // 2 + stride)}
-    return max(max(n - begin, stop - 1 - n) for n, (begin, stop) in ends.items())
-
 offs = {margin: (by_tiles(picture, 64, margin) - whole).abs().max().item()
         for margin in (0, 4, 8, 12, 16, 20, 24)}
 for margin, off in offs.items():
     print(f"margin {margin:>2}: largest difference {off:.6f}")
 
 # %%
-assert reach_of(plain, 4, 80) == 23 and offs[24] < 1e-4 < offs[12] < offs[0]
+reach = receptive.reach(plain, 80)        # how far beside its own pixel an answer looks
+assert reach == 23 and offs[24] < 1e-4 < offs[12] < offs[0]
 assert torch.equal(predict(plain, picture, tile=64), predict(plain, picture))
-f"ours looks {reach_of(plain, 4, 80)} pixels far, the paper's {reach_of(full, 16, 512)}"
+f"ours looks {reach} pixels far, the paper's {receptive.reach(full, 512)}"
 
 # %% [markdown]
 # With a margin of the whole reach, here 24, nobody can tell that there were tiles: the numbers are
@@ -920,7 +915,7 @@ assert sum(at // 10 in few for at in worst.indices) >= 3
 # network look, when it decides?
 
 # %%
-far = reach_of(net, 16, 512)
+far = receptive.reach(net, 512)
 heeded = receptive.effective(net, images[:16], (32, 32))
 near = receptive.effective_size(heeded)
 assert far == 107 and near < 80
