@@ -31,7 +31,7 @@ LESSONS = {  # words that mark the cells which define what is needed; what the l
            {"switches": ("switches",), "corner": ("corner",), "bilinear": ("bilinear",)}),
     "08": (("train, val =", "settings = {"),
            {"concatenate, width 8": ("concatenate", 8), "add, width 9": ("add", 9), "add, width 8": ("add", 8),
-            "concatenate, no norm": ("concatenate", 8, False)}),
+            "concatenate, no norm": ("concatenate", 8, False), "no skips, width 9": ("nothing", 9)}),
     "08, cells": (("from segviz import draw", "from segviz import instances", "some, others =", "looked, masks_of =",
                    "evenly =", "bend =", "three ="),
                   {"plain loss": {}, "border weights": WEIGHTED, "background, evenly": {"class_weights": "evenly"},
