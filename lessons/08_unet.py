@@ -485,7 +485,7 @@ for n, level in enumerate(levels(70)[:4]):
 #
 # 1. Padded, depth 4, nothing done: does 104 fit? Where does it break? And 176?
 # 2. 95: on how many levels is a map odd?
-# 3. Valid, and 572: which is the next larger size of the slider that works?
+# 3. Valid: 572 works. Does the next size of the slider, 581? What would?
 
 # %%
 from segviz.widgets import UNetShapesExplorer
@@ -494,10 +494,13 @@ shapes = UNetShapesExplorer()
 shapes
 
 # %%
+from segviz.models.unet import fitting
+
 fine = [n for n in range(64, 129) if not any(level.odd for level in levels(n))]
 assert fine == [64, 80, 96, 112, 128]
 assert [[level.odd for level in levels(n)].index(True) for n in (104, 70, 95)] == [3, 1, 0]
 assert [level.odd for level in levels(95)[:4]] == [True] * 4
+assert fitting(581, padding="valid") == (572, 588)              # the nearest sizes that work
 with torch.no_grad():
     odd = [tuple(net(torch.rand(1, 3, *size)).shape[2:]) for size in ((33, 95), (47, 64))]
 assert odd == [(33, 95), (47, 64)]
