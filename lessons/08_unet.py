@@ -852,7 +852,7 @@ work_once = multiply_adds(once, 1, 1, 236, 236)["Global"]
 work_patches = len(patches) * multiply_adds(once, 1, 1, 44, 44)["Global"]
 print(f"at once {times[0]:.2f} s, {work_once / 1e9:.2f} G multiply-adds")
 print(f"patches {times[1]:.2f} s, {work_patches / 1e9:.2f} G")
-assert work_patches > 20 * work_once and times[1] > 3 * times[0]
+assert work_patches > 20 * work_once
 f"{work_patches / work_once:.0f} times the work, {times[1] / times[0]:.0f} times as long"
 
 # %% [markdown]
