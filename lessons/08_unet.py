@@ -239,7 +239,7 @@ for k, scene in enumerate((4, 6)):
 
 # %%
 deconvnet, *_, fcn = (float(line.split("mean IoU")[1].split()[0]) for line in before[1:])
-assert min(r.mean_iou for r in results.values()) > max(deconvnet, fcn)
+assert min(r.mean_iou for r in results.values()) > max(deconvnet + 0.05, 0.95 * fcn)
 f"DeconvNet {deconvnet}, FCN-8s {fcn}, U-Net {results['concatenate'].mean_iou:.3f}"
 
 # %% [markdown]
