@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from segviz.data.arguments import checked_size, natural
+from segviz.data.drawn import Drawn
 from segviz.data.toytown.paint import CLASSES, MARKING, POLE, VOID
 from segviz.data.toytown.plan import plan
 from segviz.data.toytown.scenery import draw
@@ -25,8 +24,8 @@ from segviz.data.toytown.twins import checked_label, class_of, draw_pair
 from segviz.draw import PALETTE, VOID_COLOUR
 
 SMALLEST, TOO_SMALL = 32, "below that a pole is nothing"
-THIN_VOTES, CLEAR_VOTES = 3, 7      # of 9 samples: what a thin class needs, and what any other
 LENGTHS = {"train": 1000, "val": 200, "test": 200}
+THIN_VOTES, CLEAR_VOTES = 3, 7      # of 9 samples: what a thin class needs, and what any other
 
 
 @dataclass(frozen=True)
@@ -131,50 +130,17 @@ def _objects(canvas, mask, seen):
     return number[seen].reshape(mask.shape), objects
 
 
-class Toytown(Dataset):
+class Toytown(Drawn):
     """Scenes as a data set of (image, mask): float32 (3, H, W) in [0, 1], int64 (H, W) with 255 for void.
 
-    `split`: "train", "val" or "test" (1000, 200, 200 scenes unless `length` says otherwise). Item i of the
-    three is scene 3 i, 3 i + 1 and 3 i + 2 of `seed`, so that no two splits share a scene, whatever their
-    lengths. An item is drawn when first asked for and then kept as bytes (46 KB at 96 x 96).
+    `split`: "train", "val" or "test" (1000, 200, 200 scenes unless `length` says otherwise); which scenes these are
+    says `Drawn`. 46 KB an item at 96 x 96.
     """
 
-    def __init__(self, split, size=96, length=None, seed=0):
-        if split not in LENGTHS:
-            raise ValueError(f'split must be "train", "val" or "test", and it is {split!r}.')
-        self.split, self.size = split, checked_size(size, SMALLEST, TOO_SMALL)
-        self.length = LENGTHS[split] if length is None else natural(length, "length")
-        self.seed = natural(seed, "seed")
-        self._kept = {}
+    lengths, channels, smallest, too_small = LENGTHS, 3, SMALLEST, TOO_SMALL
 
-    def __len__(self):
-        return self.length
-
-    def scene_index(self, item):
-        """The `index` under which `toytown.scene` draws this item."""
-        return 3 * item + list(LENGTHS).index(self.split)
-
-    def __getitem__(self, item):
-        item = operator.index(item)
-        if not -self.length <= item < self.length:
-            raise IndexError(f"item {item} of a Toytown of {self.length} scenes: "
-                             f"items run from 0 to {self.length - 1}")
-        item %= self.length
-        if item not in self._kept:
-            drawn = scene(self.scene_index(item), self.size, seed=self.seed)
-            self._kept[item] = (drawn.image * 255).round().to(torch.uint8), drawn.mask.to(torch.uint8)
-        image, mask = self._kept[item]
-        return image.float() / 255, mask.long()
-
-    def tensors(self, progress=True):
-        """All items at once: images float32 (N, 3, H, W), masks int64 (N, H, W). A bar shows where it takes
-        longer."""
-        items = tqdm(range(self.length), f"drawing {self.split}", delay=2, disable=not progress, leave=False)
-        images = torch.empty(self.length, 3, *self.size)
-        masks = torch.empty(self.length, *self.size, dtype=torch.int64)
-        for item in items:
-            images[item], masks[item] = self[item]
-        return images, masks
+    def draw(self, index):
+        return scene(index, self.size, seed=self.seed)
 
 
 def contact_sheet(indices, size=96, columns=4):
