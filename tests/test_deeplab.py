@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from norms import stirred
 from torch import nn
 
 from segviz import receptive, training
@@ -18,16 +19,6 @@ from segviz.models.resnet import ResNet
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHALLOW = {"layers": (1, 1, 1, 1), "width": 4}
-
-
-def stirred(network: nn.Module) -> nn.Module:
-    """The network in eval mode, with batch norms that do something."""
-    torch.manual_seed(0)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.7, 1.3), nn.init.normal_(layer.bias, std=0.2)
-            nn.init.normal_(layer.running_mean, std=0.2), nn.init.uniform_(layer.running_var, 0.7, 1.3)
-    return network.eval()
 
 
 def rates_of(module: nn.Module) -> list[int]:

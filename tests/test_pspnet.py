@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from norms import stirred
 from torch import nn
 
 from segviz import receptive
@@ -19,16 +20,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 SHALLOW = {"layers": (1, 1, 1, 1), "width": 2}
-
-
-def stirred(network: nn.Module) -> nn.Module:
-    """The network in eval mode, with batch norms that do something."""
-    torch.manual_seed(0)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.7, 1.3), nn.init.normal_(layer.bias, std=0.2)
-            nn.init.normal_(layer.running_mean, std=0.2), nn.init.uniform_(layer.running_var, 0.7, 1.3)
-    return network.eval()
 
 
 def bare(weights: dict) -> dict:
