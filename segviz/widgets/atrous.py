@@ -1,34 +1,51 @@
-"""Explorer: up to four 3x3 convolutions, each of its own rate: what one unit of the last reads, what it leaves out, and
-what that costs (lesson 10)."""
+"""Explorer: up to four 3x3 convolutions, each of its own rate: what a unit reads and what not, and what that costs
+(lesson 10)."""
+
+from itertools import product
+
+import torch
 
 from segviz.widgets.atrous_setting import MOST_RATE, OUTPUT_STRIDES, Setting, converted, said
 from segviz.widgets.controls import Choice, Point, Slider, Toggle
 from segviz.widgets.engine import Explorer
-from segviz.widgets.panels import Bar, Bars, Chain, Grid, HeatMap, Level, Marker, Outer, Panel, Pointed, State, Told
+from segviz.widgets.panels import (
+    Bar,
+    Bars,
+    Chain,
+    Dots,
+    Grid,
+    HeatMap,
+    Level,
+    Marker,
+    Outer,
+    Panel,
+    Pointed,
+    State,
+    Told,
+)
 from segviz.widgets.stacks import runs
 
 OWN = "rates of your own"
 STACKS = {OWN: None} | {f"output stride {stride}": stride for stride in OUTPUT_STRIDES}
 CHANNELS = 64                            # of every map, where multiply-adds are counted
-TALL = 24                                # the highest bar of the row
-RED = {"colours": "Set1", "low": 1, "high": 2}       # the first colour of that map, for what is 1
+ROW, TALL = 4, 16                        # height of the row's panel in pixels, and of its highest bar in steps
+RED, BLUE = ({"colours": "Pastel1", "low": low, "high": high} for low, high in ((1, 2), (0.8, 1.8)))
 PERCENT = [f"{share} %" for share in range(101)]
 
 
 class AtrousExplorer(Explorer):
-    """A stack of 3x3 convolutions, padded so that no map shrinks, on a square of `size` pixels; no network is run.
+    """A stack of 3x3 convolutions, padded by their rates, on a square of `size` pixels; no network is run.
 
     rates: one to three, from 1 to 9, of the layers shown first; last: whether one more of rate 1 follows them.
-    output_stride: 8, 4, 2 or 1 shows first, instead, four layers of which three stride by 2, as they are (8), or with
-    one, two or all strides traded for rates: each such layer no longer strides, and the rates of all layers behind it
-    double. size: 5 to 65 pixels; where a rate is as large, its layer is a 1x1 convolution. ValueError for any other.
+    output_stride: with 8, 4, 2 or 1 another stack is shown first, of four layers, three of which stride by 2; as it is
+    (8), or with one, two or all of the strides traded for rates: such a layer strides no more, and the rates of all
+    layers behind it are doubled. size: 5 to 65 pixels. ValueError for anything else.
     """
 
     def __init__(self, rates=(2, 2, 2), last=False, output_stride=None, size=33, **options):
-        rates = tuple(rates)
         if not 1 <= len(rates) <= 3:
             raise ValueError(f"rates are one to three numbers from 1 to {MOST_RATE}, but got {rates}; last=True puts "
-                             "one more layer behind them, of rate 1")
+                             "a layer of rate 1 behind them")
         if isinstance(size, bool) or not isinstance(size, int) or not 5 <= size <= 65:
             raise ValueError(f"size is a number of pixels from 5 to 65, but got {size!r}")
         if output_stride not in STACKS.values():
@@ -43,22 +60,19 @@ class AtrousExplorer(Explorer):
             Toggle("last", "A last layer of rate 1", last),
             Point("unit", "Unit", 2, size, size, (size // 2, size // 2), hover=True, local=True, scaled=True),
         ]
-        super().__init__(self._shown, controls, title="Holes", **options)
+        super().__init__(self._shown, controls, title="Where an atrous convolution looks", **options)
 
     def _shown(self, stack, layers, last, **rates) -> State:
         if stack == OWN:
-            chosen = [*list(rates.values())[:layers], *[1] * last]
+            chosen, hidden = [*list(rates.values())[:layers], *[1] * last], tuple(rates)[layers:]
             s = Setting(self.size, [(1, rate) for rate in chosen])
-            hidden = tuple(rates)[layers:]
         else:
-            s = Setting(self.size, converted(STACKS[stack]))
-            hidden = ("layers", *rates, "last")
-        words = said(s)
-        panels = [_side(s, words), _row(s), _output(s), *(_map(s, at) for at in reversed(range(1, len(s.layers)))),
-                  _input(s), _here(s), _cost(s)]
-        pointed = Pointed([_told(s, unit, "row") for unit in range(s.sizes[-1])],
-                          [_told(s, unit, "column") for unit in range(s.sizes[-1])])
-        return State(panels, words, pointed={"unit": pointed}, hidden=hidden)
+            s, hidden = Setting(self.size, converted(STACKS[stack])), ("layers", *rates, "last")
+        words, units = said(s), range(s.sizes[-1])
+        maps = [_map(s, at) for at in reversed(range(1, len(s.layers)))]
+        pointed = Pointed([_told(s, unit, "row") for unit in units], [_told(s, unit, "column") for unit in units])
+        return State([_side(s, words), _row(s), _output(s), *maps, _input(s), _shares(s), _cost(s)], words,
+                     pointed={"unit": pointed}, hidden=hidden)
 
 
 def _side(s: Setting, words: str) -> Panel:
@@ -67,60 +81,54 @@ def _side(s: Setting, words: str) -> Panel:
             zip(s.names, s.sizes[1:], s.jumps[1:], s.ways, s.lit[1:], strict=True), 1):
         reads = [line.nonzero().flatten().tolist() for line in way]
         levels.append(Level(f"{number}  {name}", size, 0.5, jump, runs(lit), reads))
-    return Panel("From the side: the units that one unit at the top reads, layer by layer",
-                 [Chain(levels, s.fields, "unit")], words, wide=True)
+    return Panel("From the side: what one unit at the top reads, layer by layer", [Chain(levels, s.fields, "unit")],
+                 words, wide=True)
 
 
 def _row(s: Setting) -> Panel:
-    most = int(s.paths.max())
-    heights = (s.paths / most * TALL).ceil()
-    bars = (heights[:, None, :] > TALL - 1 - _steps(TALL)).double()
-    values = (bars * s.paths[:, None, :] / most).where(bars > 0, float("nan"))
-    holes = (s.hull & (s.paths == 0)).double()
-    holes = holes.where(holes > 0, float("nan"))[None, :, None]
+    """A picture for every unit: bars over the pixels of a row, and under them its holes."""
+    paths, most = s.paths[:, None], int(s.paths.max())
+    high = torch.arange(TALL, 0, -1)[:, None] <= (paths / most * TALL).ceil()
+    bars = (paths / most).expand(-1, TALL, -1).where(high, torch.nan)
+    holes = torch.ones_like(paths).where(s.hull[:, None] & (paths == 0), torch.nan)
     return Panel(f"Along how many paths it reads each pixel of its row: up to {most}",
-                 [HeatMap(values[None], box=(0, 0, s.size, 4), at="unit"),
-                  HeatMap(holes, **RED, box=(0, 3.4, s.size, 4), at="unit", opacity=0.5),
-                  Grid(1, s.size, (0, 0, s.size, 4), width=0.5)],
-                 "Red: holes, which no path reaches.", size=(4, s.size), wide=True)
-
-
-def _steps(count: int):
-    import torch
-    return torch.arange(count)[:, None]
+                 [HeatMap(bars[None], box=(0, 0, s.size, ROW), at="unit"),
+                  HeatMap(holes[None], **RED, box=(0, ROW - 0.6, s.size, ROW), at="unit"),
+                  Grid(1, s.size, (0, 0, s.size, ROW), width=0.5)],
+                 "Red: holes, which no path reaches.", size=(ROW, s.size), wide=True)
 
 
 def _output(s: Setting) -> Panel:
-    size, share = s.sizes[-1], s.on_the_map
-    return Panel(f"Output map, {size} × {size}: point here",
-                 [HeatMap(share[:, None] * share, colours="cividis", legend="of the paths, on the map"), Marker("unit")],
-                 "Near the border the rest ends in padding.")
+    size, share, every = s.sizes[-1], s.on_the_map[None], OUTPUT_STRIDES[0] // s.jumps[-1]
+    layers, words = [Outer(share, share, "unit", legend="paths kept")], "Near the border, paths end in padding."
+    if s.strided and every > 1:
+        centres = [place + 0.5 for place in range(0, size, every)]
+        layers.append(Dots(list(product(centres, centres)), "paper", 2))
+        words += f" Dots: the units of output stride {OUTPUT_STRIDES[0]}."
+    return Panel(f"Output map, {size} × {size}: point here", [*layers, Marker("unit")], words)
 
 
 def _map(s: Setting, at: int) -> Panel:
     size, lit = s.sizes[at], s.lit[at]
     return Panel(f"Map {at}, {size} × {size}",
-                 [Outer(lit, lit, "unit", low=-1, high=1), Grid(size, size, (0, 0, size, size), width=0.5)],
+                 [Outer(lit, lit, "unit", **BLUE), Grid(size, size, (0, 0, size, size), width=0.5)],
                  f"What layer {at + 1} reads of it.")
 
 
 def _input(s: Setting) -> Panel:
     ways = (s.paths / s.paths.max()).float()
     return Panel(f"Input, {s.size} × {s.size}",
-                 [Outer(s.hull, s.hull, "unit", **RED, opacity=0.5),
-                  Outer(ways, ways, "unit", legend="paths, of the most"),
+                 [Outer(s.hull, s.hull, "unit", **RED), Outer(ways, ways, "unit", legend="paths, of the most"),
                   Grid(s.size, s.size, (0, 0, s.size, s.size), width=0.5)],
                  "Red: holes in the unit's field.")
 
 
-def _here(s: Setting) -> Panel:
-    shares = [s.read, s.on_the_map, *s.weights_on_the_map]
-    numbers = [(100 * share[:, None] * share).round().long().tolist() for share in shares]
-    rows = [Bar("read of its field", 0, text="{0}"), Bar("paths on the map", 1, text="{1}", strong=True)]
-    rows += [Bar(f"layer {len(s.layers) - at}, rate {rate}", at + 2, "muted", text=f"{{{at + 2}}}")
-             for at, (_, rate) in enumerate(reversed(s.layers))]
-    return Panel("At this unit", [Bars(rows, 10, at="unit", told=Told(numbers, [PERCENT] * len(numbers)))],
-                 "Grey: of each layer's weights, those on its map.")
+def _shares(s: Setting) -> Panel:
+    numbers = [(100 * share[:, None] * share).round().tolist() for share in (s.read, s.on_the_map)]
+    rows = [Bar("field read", 0, text="{0}"), Bar("paths kept", 1, text="{1}")]
+    used = ", ".join(f"{100 * share:.0f}" for share in s.weights_used)
+    return Panel("At this unit", [Bars(rows, 10, at="unit", told=Told(numbers, [PERCENT] * 2))],
+                 f"At all units, of 100 weights {used} meet no padding{', layer by layer' * (len(s.layers) > 1)}.")
 
 
 def _cost(s: Setting) -> Panel:
@@ -128,7 +136,7 @@ def _cost(s: Setting) -> Panel:
     most = 4 * 9 * CHANNELS**2 * s.size**2
     rows = [Bar(f"layer {number}", cost, "muted", text=_millions(cost)) for number, cost in enumerate(each, 1)]
     rows.append(Bar("all", sum(each), text=_millions(sum(each)), strong=True))
-    return Panel(f"Multiply-adds, of {CHANNELS} channels", [Bars(rows, most)],
+    return Panel(f"Multiply-adds, {CHANNELS} channels", [Bars(rows, most)],
                  f"Parameters: {len(s.layers)} × {9 * CHANNELS**2:,}, whatever the rates.")
 
 
@@ -137,8 +145,7 @@ def _millions(number: int) -> str:
 
 
 def _told(s: Setting, unit: int, what: str) -> str:
-    start, end = (f"The unit in row {unit}", ",") if what == "row" else (f"in column {unit}", ".")
-    read, spanned = int((s.paths[unit] > 0).sum()), int(s.hull[unit].sum())
-    return (f"{start} reads {read} of the {spanned} {what}s of its field that lie on the map, and "
-            f"{round(100 * float(s.on_the_map[unit]))} % of its paths {'down' if what == 'row' else 'across'} end "
-            f"there{end}")
+    start, along, end = (("The unit in row", "down", ",") if what == "row" else ("in column", "across", "."))
+    read, spanned = int(s.lit[0][unit].sum()), int(s.hull[unit].sum())
+    return (f"{start} {unit} reads {read} of its field's {spanned} {what}s on the map, and keeps "
+            f"{100 * float(s.on_the_map[unit]):.0f} % of its paths {along}{end}")

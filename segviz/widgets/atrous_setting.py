@@ -1,9 +1,9 @@
-"""One stack of 3x3 convolutions of several rates, along one axis, for the explorer of atrous convolution (lesson 10)."""
+"""A stack of 3x3 convolutions of several rates, along one axis: for the explorer of atrous convolution (lesson 10)."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from math import gcd, prod
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -101,11 +101,15 @@ class Setting:
         """Share of each unit's paths that meet no padding, (units,)."""
         return self.paths.sum(1) / 3 ** len(self.layers)
 
-    @cached_property
-    def weights_on_the_map(self) -> list[Tensor]:
-        """For each layer, the last first: which share of its paths, of those that came so far, meets no padding."""
-        sums = [counts.sum(1) for counts in reversed(self._counts)]
-        return [after / before / 3 for before, after in pairwise(sums)]
+    @property
+    def weights_used(self) -> list[float]:
+        """For each layer, which share of the 9 weights at each of its units reads its map, not padding."""
+        return [(float(way.sum()) / way.shape[0] / 3) ** 2 for way in self.ways]
+
+    @property
+    def strided(self) -> bool:
+        """Whether these are the layers of `converted`."""
+        return self.layers in [converted(stride) for stride in OUTPUT_STRIDES]
 
     @cached_property
     def far(self) -> Tensor:
@@ -121,32 +125,42 @@ class Setting:
 
 def said(s: Setting) -> str:
     """What a unit far from the border reads and leaves out, in words."""
-    field, holes = 2 * len(s.far) - 1, (s.far == 0).nonzero().flatten().tolist()
-    rates = ", ".join(str(rate) for _, rate in s.layers)
-    start = f"Rate{'s' * (len(s.layers) > 1)} {rates}"
-    if prod(stride for stride, _ in s.layers) > 1:
-        start += ", strides " + ", ".join(str(stride) for stride, _ in s.layers)
-    return f"{start}: the field is {field} pixels wide. {_holes(s, holes, field)}{_border(s)}"
+    rates, strides = ([str(layer[part]) for layer in s.layers] for part in (1, 0))
+    who = f"Rate{'s' * (len(rates) > 1)} {', '.join(rates)}"
+    if s.strided:
+        who = f"Output stride {s.jumps[-1]}: strides {', '.join(strides)} and rates {', '.join(rates)}"
+    return f"{who} read{'s' * (len(rates) == 1)} {_read(s)}{_always(s)}{_alone(s)}"
 
 
-def _holes(s: Setting, holes: list[int], field: int) -> str:
-    apart, most, fewest = gcd(*s.spans), int(s.far.max()), int(s.far[s.far > 0].min())
+def _read(s: Setting) -> str:
+    field, most, holes = 2 * len(s.far) - 1, int(s.far.max()), (s.far == 0).nonzero().flatten().tolist()
+    apart, read = gcd(*s.spans), field - 2 * len(holes)
     if not holes:
-        ways = "one path" if most == 1 else f"{fewest} to {most} paths"
-        return f"Every pixel of it is read, each along {ways} in a row."
-    read = f"Of a row, {field - 2 * len(holes)} pixels are read"
-    if apart > 1:
-        more = "" if len(holes) == len(s.far) - 1 - sum(s.spans) // apart else ", and not even all of those"
-        return (f"{read}, only every {ORDINALS[apart]}{more}: neighbouring units share no pixel, and the map falls "
-                f"apart into {apart} × {apart} that know nothing of each other.")
-    named = ", ".join(map(str, holes[:NAMED])) + (f" and {len(holes) - NAMED} more" if len(holes) > NAMED else "")
-    return f"{read}; left out are those {named} from its middle, on either side."
+        ways = "one path" if most == 1 else f"1 to {most} paths"
+        return f"every pixel of the field, {field} in a row, along {ways} each."
+    if apart == 1:
+        named = " and ".join(filter(None, [", ".join(map(str, holes[:NAMED])), _more(len(holes) - NAMED)]))
+        return f"{read} of the field's {field} pixels in a row. Holes, counted from its middle to either side: {named}."
+    how = "" if read == field // apart + 1 else ", and not all of those"
+    return (f"only every {ORDINALS[apart]} pixel of a row{how}: {read} of the field's {field}. Neighbouring units "
+            f"share no pixel: the map falls apart into {apart} × {apart} maps that know nothing of each other.")
 
 
-def _border(s: Setting) -> str:
-    alone = [number for number, ((_, rate), size) in enumerate(zip(s.layers, s.sizes, strict=False), 1) if rate >= size]
-    if not alone:
+def _more(count: int) -> str:
+    return f"{count} more" if count > 0 else ""
+
+
+def _always(s: Setting) -> str:
+    """What does not change with the output stride."""
+    lies = f"{s.jumps[-1]} pixels apart" if s.jumps[-1] > 1 else "on every pixel"
+    return f" So it is at every output stride; at this one the units lie {lies}." if s.strided else ""
+
+
+def _alone(s: Setting) -> str:
+    """The layers that are no more than a 1x1 convolution."""
+    maps = zip(s.layers, s.sizes, strict=False)
+    layers = [str(number) for number, ((_, rate), size) in enumerate(maps, 1) if rate >= size]
+    if not layers:
         return ""
-    which = ", ".join(map(str, alone))
-    return (f" Layer{'s' * (len(alone) > 1)} {which}: the rate is no smaller than the map, so that all weights but the "
-            "middle one meet padding everywhere: a 1×1 convolution.")
+    return (f" Layer{'s' * (len(layers) > 1)} {', '.join(layers)}: the rate is no smaller than the map, so that all "
+            "weights but the middle one meet padding, everywhere: a 1 × 1 convolution is left.")
