@@ -28,9 +28,9 @@ from segviz.widgets.stacks import runs
 OWN = "rates of your own"
 STACKS = {OWN: None} | {f"output stride {stride}": stride for stride in OUTPUT_STRIDES}
 CHANNELS = 64                            # of every map, where multiply-adds are counted
-ROW, TALL = 4, 16                        # height of the row's panel in pixels, and of its highest bar in steps
+ROW, TALL = 4, 8                        # height of the row's panel in pixels, and of its highest bar in steps
 RED, BLUE = ({"colours": "Pastel1", "low": low, "high": high} for low, high in ((1, 2), (0.8, 1.8)))
-PERCENT = [f"{share} %" for share in range(101)]
+PERCENT = [str(share) for share in range(101)]
 
 
 class AtrousExplorer(Explorer):
@@ -70,7 +70,7 @@ class AtrousExplorer(Explorer):
             s, hidden = Setting(self.size, converted(STACKS[stack])), ("layers", *rates, "last")
         words, units = said(s), range(s.sizes[-1])
         maps = [_map(s, at) for at in reversed(range(1, len(s.layers)))]
-        pointed = Pointed([_told(s, unit, "row") for unit in units], [_told(s, unit, "column") for unit in units])
+        pointed = Pointed([_told(s, unit, "Row") for unit in units], [_told(s, unit, "column") for unit in units])
         return State([_side(s, words), _row(s), _output(s), *maps, _input(s), _shares(s), _cost(s)], words,
                      pointed={"unit": pointed}, hidden=hidden)
 
@@ -118,14 +118,14 @@ def _map(s: Setting, at: int) -> Panel:
 def _input(s: Setting) -> Panel:
     ways = (s.paths / s.paths.max()).float()
     return Panel(f"Input, {s.size} × {s.size}",
-                 [Outer(s.hull, s.hull, "unit", **RED), Outer(ways, ways, "unit", legend="paths, of the most"),
+                 [Outer(s.hull, s.hull, "unit", **RED), Outer(ways, ways, "unit", legend="of most paths"),
                   Grid(s.size, s.size, (0, 0, s.size, s.size), width=0.5)],
                  "Red: holes in the unit's field.")
 
 
 def _shares(s: Setting) -> Panel:
     numbers = [(100 * share[:, None] * share).round().tolist() for share in (s.read, s.on_the_map)]
-    rows = [Bar("field read", 0, text="{0}"), Bar("paths kept", 1, text="{1}")]
+    rows = [Bar("field read", 0, text="{0} %"), Bar("paths kept", 1, text="{1} %")]
     used = ", ".join(f"{100 * share:.0f}" for share in s.weights_used)
     return Panel("At this unit", [Bars(rows, 10, at="unit", told=Told(numbers, [PERCENT] * 2))],
                  f"At all units, of 100 weights {used} meet no padding{', layer by layer' * (len(s.layers) > 1)}.")
@@ -145,7 +145,5 @@ def _millions(number: int) -> str:
 
 
 def _told(s: Setting, unit: int, what: str) -> str:
-    start, along, end = (("The unit in row", "down", ",") if what == "row" else ("in column", "across", "."))
-    read, spanned = int(s.lit[0][unit].sum()), int(s.hull[unit].sum())
-    return (f"{start} {unit} reads {read} of its field's {spanned} {what}s on the map, and keeps "
-            f"{100 * float(s.on_the_map[unit]):.0f} % of its paths {along}{end}")
+    read, field, kept = int(s.lit[0][unit].sum()), int(s.hull[unit].sum()), 100 * float(s.on_the_map[unit])
+    return f"{what} {unit}: {read} of {field} pixels, {kept:.0f} % of paths" + (";" if what == "Row" else ".")
