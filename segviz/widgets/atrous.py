@@ -29,7 +29,8 @@ OWN = "rates of your own"
 STACKS = {OWN: None} | {f"output stride {stride}": stride for stride in OUTPUT_STRIDES}
 CHANNELS = 64                            # of every map, where multiply-adds are counted
 ROW, TALL = 4, 8                        # height of the row's panel in pixels, and of its highest bar in steps
-RED, BLUE = ({"colours": "Pastel1", "low": low, "high": high} for low, high in ((1, 2), (0.8, 1.8)))
+RED = {"colours": "Set1", "low": 1, "high": 2, "opacity": 0.45}    # the first colour of that map, for ones
+BLUE = {"colours": "tab10", "low": 1, "high": 2}
 PERCENT = [str(share) for share in range(101)]
 
 
