@@ -10,7 +10,10 @@ import torch
 from browser import picture, settled
 from torch import nn
 
-from segviz.widgets import AtrousExplorer
+from segviz import metrics
+from segviz.data import toytown
+from segviz.models import DeepLabV1
+from segviz.widgets import AtrousExplorer, AtrousRatesExplorer
 from segviz.widgets.atrous import OWN, PERCENT, TALL
 from segviz.widgets.atrous_setting import OUTPUT_STRIDES, Setting, converted, said
 from segviz.widgets.panels import CLEAR, Dots, Outer
@@ -200,6 +203,104 @@ def test_what_is_hidden_on_paper_and_what_is_refused(explorer):
             AtrousExplorer(**options)
 
 
+# --- a trained network at other rates
+
+SCENE, TRUTH, TRAINED, MASK, CHANGE, CLASSES = range(6)
+RATES = (1, 2, 4)
+
+
+def stack(rates):
+    """Layers of these rates; the same weights for all."""
+    torch.manual_seed(4)
+    layers = []
+    for channels, rate in zip((3, 8, 8), rates, strict=True):
+        layers += [nn.Conv2d(channels, 8, 3, padding=rate, dilation=rate), nn.BatchNorm2d(8), nn.ReLU()]
+        nn.init.kaiming_normal_(layers[-3].weight, nonlinearity="relu")
+    network = nn.Sequential(*layers, nn.Conv2d(8, 10, 1, bias=False))
+    nn.init.normal_(network[-1].weight)
+    return network
+
+
+@pytest.fixture(scope="module")
+def world():
+    scenes = [toytown.scene(index, (40, 64)) for index in range(3)]
+    return [torch.stack([getattr(scene, part) for scene in scenes]) for part in ("image", "mask")]
+
+
+@pytest.fixture(scope="module")
+def at_rates(world):
+    return AtrousRatesExplorer(stack(RATES), *world, layers=("0", "3", "6"))
+
+
+def of_network(network, image):
+    with torch.no_grad():
+        return network.eval()(image[None])[0].argmax(0)
+
+
+@pytest.mark.parametrize("rates", [RATES, (1, 1, 1), (3, 2, 16), (16, 16, 16)])
+def test_the_mask_is_that_of_a_network_built_with_these_rates(at_rates, world, rates):
+    images, masks = world
+    for scene in (0, 2):
+        mask, trained = (of_network(stack(each), images[scene]) for each in (rates, RATES))
+        assert torch.equal(at_rates.run(scene, rates), mask) and len(mask.unique()) > 1
+        panels = at_rates.state(scene=scene, **{f"rate{at}": rate for at, rate in enumerate(rates, 1)}).panels
+        for panel, shown in ((TRUTH, masks[scene]), (TRAINED, trained), (MASK, mask)):
+            assert np.array_equal(panels[panel].layers[0].data, shown)
+        assert (mask == trained).all() == (rates == RATES)
+        assert np.array_equal(panels[CHANGE].layers[1].data != CLEAR, (mask != trained).numpy())
+        for panel, shown in ((TRAINED, trained), (MASK, mask)):
+            mean = metrics.mean_iou(metrics.confusion_matrix(shown, masks[scene], 10))
+            assert f"mean\u00a0IoU\u00a0{mean:.3f}, boundary" in panels[panel].caption
+        assert panels[MASK].title == f"As set: {', '.join(map(str, rates))}"
+        each = metrics.class_iou(metrics.confusion_matrix(mask, masks[scene], 10)).tolist()
+        assert [row.value for row in panels[CLASSES].layers[0].rows] == pytest.approx(each, nan_ok=True)
+
+
+def test_it_works_on_deeplab_and_leaves_the_network_as_it_was(world):
+    torch.manual_seed(0)
+    network = DeepLabV1(10, width=2, rate=3)
+    nn.init.normal_(network.score.weight)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    explorer = AtrousRatesExplorer(network, *world, most=8)
+    assert explorer.rates == (2, 2, 2, 3) and network.training and network.fc6[0].dilation == (3, 3)
+    assert [control.label for control in explorer.controls][1:] == [
+        *(f"Rate of stages.4.{at}" for at in (0, 2, 4)), "Rate of fc6.0"]
+    other = DeepLabV1(10, width=2, rate=7)
+    other.load_state_dict(before)
+    assert torch.equal(explorer.run(1, (2, 2, 2, 7)), of_network(other, world[0][1]))
+    with torch.no_grad():
+        network.score.weight.neg_()
+    assert torch.equal(explorer.run(1, (2, 2, 2, 7)), of_network(other, world[0][1]))
+    assert explorer.controls[1].maximum == 8
+    assert AtrousRatesExplorer(stack((1, 1, 20)), *world).controls[1].maximum == 20
+
+
+def test_only_atrous_convolutions_get_a_slider_unless_others_are_named(world, at_rates):
+    explorer = AtrousRatesExplorer(stack(RATES), *world, scene=1)
+    assert explorer.values == {"scene": 1, "rate1": 2, "rate2": 4}
+    assert [control.label for control in explorer.controls[1:]] == ["Rate of convolution 2", "Rate of convolution 3"]
+    assert at_rates.values == {"scene": 0, "rate1": 1, "rate2": 2, "rate3": 4}
+    figure = explorer.snapshot(rate1=9)
+    figure.canvas.draw()
+    assert len(figure.axes) == CLASSES + 1
+
+
+def test_networks_that_do_not_fit_are_refused_in_words(world):
+    images, masks = world
+    strange = nn.Sequential(nn.Conv2d(3, 10, 3, padding=1, dilation=2))
+    for arguments, options, words in (
+        ((stack((1, 1, 1)), images, masks), {}, "one to 8 convolutions .* there are 0 of a rate above 1"),
+        ((stack(RATES), images, masks), {"layers": ("1",)}, "names of Conv2d .* got '1'; there are 0, 3, 6, 9"),
+        ((stack(RATES), images, masks), {"layers": ("9",)}, "9 has a kernel of 1 × 1"),
+        ((strange, images, masks), {}, r"0 needs an odd kernel, one rate, and the padding .* \(2, 2\); it has"),
+        ((stack(RATES), images[:, :1], masks), {}, "expected input.* to have 3 channels"),
+        ((stack(RATES)[:6], images, masks), {}, r"gives \(1, 8, 40, 64\) for one image, but logits \(1, 10, 40, 64\)"),
+        ((stack(RATES), images, masks[:1]), {}, "one for each image"),
+    ):
+        with pytest.raises((ValueError, RuntimeError), match=words):
+            AtrousRatesExplorer(*arguments, **options)
+
+
 # --- in a browser
 
 
@@ -239,5 +340,26 @@ def test_the_page_holds_every_setting_and_answers_with_no_kernel(explorer, page,
     page.get_by_role("slider", name="row", exact=False).last.focus()
     page.keyboard.press("ArrowRight")
     said_there(page, explorer.state(stack="output stride 1").said({"unit": (17, 16)}))
+    pictures.append(picture(root))
+    assert len(set(pictures)) == len(pictures) and page.errors == []
+
+
+@pytest.mark.slow
+def test_the_page_of_other_rates_answers_with_no_kernel(at_rates, page, tmp_path, monkeypatch):
+    monkeypatch.setattr("segviz.widgets.engine.PAGE_STATES", 48)         # the trained rates, and one of them changed
+    at_rates.export_html(tmp_path / "rates.html")
+    page.goto((tmp_path / "rates.html").as_uri())
+    page.wait_for_selector("section.sv[data-drawn]")
+    root, pictures = page.locator("section.sv"), []
+    said_there(page, at_rates.state().readout)
+    pictures.append(picture(root))
+    for number, rate in ((1, 4), (3, 16)):
+        page.get_by_role("slider", name=f"Rate of convolution {number}", exact=True).fill(str(rate))
+        said_there(page, at_rates.state(**{f"rate{number}": rate}).readout)
+        pictures.append(picture(root))
+        page.get_by_role("button", name="Reset").click()
+    page.get_by_role("slider", name="Scene", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    said_there(page, at_rates.state(scene=1).readout)
     pictures.append(picture(root))
     assert len(set(pictures)) == len(pictures) and page.errors == []

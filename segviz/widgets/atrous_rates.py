@@ -30,14 +30,14 @@ class AtrousRatesExplorer(Explorer):
                  **options):
         self.scenes = Scenes(images, masks, classes, palette)
         self.network = copy.deepcopy(network).eval()
-        names, self.convolutions = _chosen(self.network, layers)
+        labels, self.convolutions = _chosen(self.network, layers)
         self.rates = tuple(conv.dilation[0] for conv in self.convolutions)
         _check(self._logits(0), self.scenes)
         self._trained = [self._as_trained(at) for at in range(len(self.scenes))]
         controls = [
             Slider("scene", "Scene", 0, len(self.scenes) - 1, value=scene),
-            *(Slider(f"rate{number}", f"Rate of {name}", 1, max(most, *self.rates), value=rate)
-              for number, (name, rate) in enumerate(zip(names, self.rates, strict=True), 1)),
+            *(Slider(f"rate{number}", label, 1, max(most, *self.rates), value=rate)
+              for number, (label, rate) in enumerate(zip(labels, self.rates, strict=True), 1)),
         ]
         super().__init__(self._at_rates, controls, title="The same weights at other rates", **options)
 
@@ -73,7 +73,8 @@ class AtrousRatesExplorer(Explorer):
 
 
 def _chosen(network: nn.Module, layers) -> tuple[list[str], list[nn.Conv2d]]:
-    """Names and convolutions that get a slider."""
+    """The convolutions that get a slider, and its label: their names, or where these are numbers of a Sequential, how
+    many convolutions there are up to them."""
     known = {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
     names = [name for name, conv in known.items() if max(conv.dilation) > 1] if layers is None else list(layers)
     if unknown := [name for name in names if name not in known]:
@@ -91,7 +92,9 @@ def _chosen(network: nn.Module, layers) -> tuple[list[str], list[nn.Conv2d]]:
                              f"{same}; it has kernel {conv.kernel_size}, rates {conv.dilation}, padding {conv.padding}")
         if max(conv.kernel_size) == 1:
             raise ValueError(f"{name} has a kernel of 1 × 1, which is the same at every rate")
-    return names, [known[name] for name in names]
+    order = list(known)
+    labels = [f"Rate of convolution {order.index(name) + 1}" if name.isdigit() else f"Rate of {name}" for name in names]
+    return labels, [known[name] for name in names]
 
 
 def _check(logits, scenes: Scenes) -> None:
