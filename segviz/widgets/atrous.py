@@ -69,18 +69,16 @@ class AtrousExplorer(Explorer):
             s = Setting(self.size, [(1, rate) for rate in chosen])
         else:
             s, hidden = Setting(self.size, converted(STACKS[stack])), ("layers", *rates, "last")
-        words, units = said(s), range(s.sizes[-1])
+        words, pointed = said(s), Pointed(_told(s, "Row", ";"), _told(s, "column", "."))
         maps = [_map(s, at) for at in reversed(range(1, len(s.layers)))]
-        pointed = Pointed([_told(s, unit, "Row") for unit in units], [_told(s, unit, "column") for unit in units])
         return State([_side(s, words), _row(s), _output(s), *maps, _input(s), _shares(s), _cost(s)], words,
                      pointed={"unit": pointed}, hidden=hidden)
 
 
 def _side(s: Setting, words: str) -> Panel:
     levels = [Level("input", s.size, 0.5, 1, runs(s.lit[0]))]
-    for number, (name, size, jump, way, lit) in enumerate(
-            zip(s.names, s.sizes[1:], s.jumps[1:], s.ways, s.lit[1:], strict=True), 1):
-        reads = [line.nonzero().flatten().tolist() for line in way]
+    for number, (name, size, jump, lit, reads) in enumerate(
+            zip(s.names, s.sizes[1:], s.jumps[1:], s.lit[1:], s.reads, strict=True), 1):
         levels.append(Level(f"{number}  {name}", size, 0.5, jump, runs(lit), reads))
     return Panel("From the side: what one unit at the top reads, layer by layer", [Chain(levels, s.fields, "unit")],
                  words, wide=True)
@@ -145,6 +143,8 @@ def _millions(number: int) -> str:
     return f"{number / 1e6:.1f} M"
 
 
-def _told(s: Setting, unit: int, what: str) -> str:
-    read, field, kept = int(s.lit[0][unit].sum()), int(s.hull[unit].sum()), 100 * float(s.on_the_map[unit])
-    return f"{what} {unit}: {read} of {field} pixels, {kept:.0f} % of paths" + (";" if what == "Row" else ".")
+def _told(s: Setting, what: str, end: str) -> list[str]:
+    """What to say of each unit, by its row or its column."""
+    each = zip(s.lit[0].sum(1).tolist(), s.hull.sum(1).tolist(), s.on_the_map.tolist(), strict=True)
+    return [f"{what} {unit}: {read} of {field} pixels, {100 * kept:.0f} % of paths{end}"
+            for unit, (read, field, kept) in enumerate(each)]

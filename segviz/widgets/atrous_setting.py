@@ -52,20 +52,20 @@ class Setting:
         return [f"3×3{f', stride {stride}' if stride > 1 else ''}, rate {rate}" for stride, rate in self.layers]
 
     @cached_property
-    def ways(self) -> list[Tensor]:
-        """For each layer bool (its units, units of the map that it reads): which reads which."""
-        found = []
-        for (old, new), (stride, rate) in zip(pairwise(self.sizes), self.layers, strict=True):
-            taps = stride * torch.arange(new)[:, None] + rate * torch.arange(-1, 2)
-            found.append((taps[:, :, None] == torch.arange(old)).any(1))
-        return found
+    def reads(self) -> list[list[list[int]]]:
+        """For each layer and each of its units, the units of the map before that it reads."""
+        return [[[at for at in range(unit * stride - rate, unit * stride + rate + 1, rate) if 0 <= at < old]
+                 for unit in range(new)]
+                for (old, new), (stride, rate) in zip(pairwise(self.sizes), self.layers, strict=True)]
 
     @cached_property
     def _counts(self) -> list[Tensor]:
         """Along how many paths each unit of the last map reaches each of every map, the input first."""
         found = [torch.eye(self.sizes[-1], dtype=torch.float64)]
-        for way in reversed(self.ways):
-            found.append(found[-1] @ way.double())
+        for reads, size in zip(reversed(self.reads), self.sizes[-2::-1], strict=True):
+            way = torch.zeros(len(reads), size, dtype=torch.float64)
+            way[[unit for unit, each in enumerate(reads) for _ in each], [at for each in reads for at in each]] = 1
+            found.append(found[-1] @ way)
         return found[::-1]
 
     @property
@@ -104,7 +104,7 @@ class Setting:
     @property
     def weights_used(self) -> list[float]:
         """For each layer, which share of the 9 weights at each of its units reads its map, not padding."""
-        return [(float(way.sum()) / way.shape[0] / 3) ** 2 for way in self.ways]
+        return [(sum(map(len, reads)) / len(reads) / 3) ** 2 for reads in self.reads]
 
     @property
     def strided(self) -> bool:
