@@ -14,7 +14,7 @@ from segviz import metrics
 from segviz.data import toytown
 from segviz.models import DeepLabV1
 from segviz.widgets import AtrousExplorer, AtrousRatesExplorer
-from segviz.widgets.atrous import OWN, PERCENT, TALL
+from segviz.widgets.atrous import OWN, PERCENT, STEPS
 from segviz.widgets.atrous_setting import OUTPUT_STRIDES, Setting, converted, said
 from segviz.widgets.panels import CLEAR, Dots, Outer
 
@@ -158,7 +158,9 @@ def test_what_is_drawn_at_a_unit_is_what_it_reads(explorer, values):
         assert side.here(*unit).unit == column
         bars, holes = (layer.here(*unit).data for layer in state.panels[ROW].layers[:2])
         high = (bars != CLEAR).sum(0)
-        assert np.array_equal(high > 0, s.lit[0][column]) and high.max() <= TALL
+        share = (s.paths[column] / s.paths.max()).numpy()
+        assert np.array_equal(high > 0, s.lit[0][column])
+        assert (np.abs(high - STEPS * share) <= np.where(high == 1, 1, 0.5)).all()
         assert np.array_equal(holes[0] != CLEAR, (s.hull[column] & ~s.lit[0][column]).numpy())
         reds, ways = (layer.here(*unit).data for layer in state.panels[-3].layers[:2])
         paths = torch.outer(s.paths[row], s.paths[column]).numpy()

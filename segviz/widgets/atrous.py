@@ -28,7 +28,7 @@ from segviz.widgets.stacks import runs
 OWN = "rates of your own"
 STACKS = {OWN: None} | {f"output stride {stride}": stride for stride in OUTPUT_STRIDES}
 CHANNELS = 64                            # of every map, where multiply-adds are counted
-ROW, TALL = 4, 8                        # height of the row's panel in pixels, and of its highest bar in steps
+WIDE, STEPS = 8, 8                      # the row's panel: how many times as wide as tall; steps of its highest bar
 RED = {"colours": "Set1", "low": 1, "high": 2, "opacity": 0.45}    # the first colour of that map, for ones
 BLUE = {"colours": "tab10", "low": 1, "high": 2}
 PERCENT = [str(share) for share in range(101)]
@@ -86,15 +86,16 @@ def _side(s: Setting, words: str) -> Panel:
 
 def _row(s: Setting) -> Panel:
     """A picture for every unit: bars over the pixels of a row, and under them its holes."""
-    paths, most = s.paths[:, None], int(s.paths.max())
-    high = torch.arange(TALL, 0, -1)[:, None] <= (paths / most * TALL).ceil()
-    bars = (paths / most).expand(-1, TALL, -1).where(high, torch.nan)
+    paths, most, tall = s.paths[:, None], int(s.paths.max()), s.size / WIDE
+    steps = (paths / most * STEPS).round().clamp(min=1)
+    bars = (paths / most).expand(-1, STEPS, -1)
+    bars = bars.where((torch.arange(STEPS, 0, -1)[:, None] <= steps) & (paths > 0), torch.nan)
     holes = torch.ones_like(paths).where(s.hull[:, None] & (paths == 0), torch.nan)
     return Panel(f"Along how many paths it reads each pixel of its row: up to {most}",
-                 [HeatMap(bars[None], box=(0, 0, s.size, ROW), at="unit"),
-                  HeatMap(holes[None], **RED, box=(0, ROW - 0.6, s.size, ROW), at="unit"),
-                  Grid(1, s.size, (0, 0, s.size, ROW), width=0.5)],
-                 "Red: holes, which no path reaches.", size=(ROW, s.size), wide=True)
+                 [HeatMap(bars[None], box=(0, 0, s.size, tall), at="unit"),
+                  HeatMap(holes[None], **RED, box=(0, 0.85 * tall, s.size, tall), at="unit"),
+                  Grid(1, s.size, (0, 0, s.size, tall), width=0.5)],
+                 "Red: holes, which no path reaches.", size=(tall, s.size), wide=True)
 
 
 def _output(s: Setting) -> Panel:
@@ -102,7 +103,7 @@ def _output(s: Setting) -> Panel:
     layers, words = [Outer(share, share, "unit", legend="paths kept")], "Near the border, paths end in padding."
     if s.strided and every > 1:
         centres = [place + 0.5 for place in range(0, size, every)]
-        layers.append(Dots(list(product(centres, centres)), "paper", 2))
+        layers.append(Dots(list(product(centres, centres)), "ink", 2))
         words += f" Dots: the units of output stride {OUTPUT_STRIDES[0]}."
     return Panel(f"Output map, {size} × {size}: point here", [*layers, Marker("unit")], words)
 
@@ -135,8 +136,8 @@ def _cost(s: Setting) -> Panel:
     most = 4 * 9 * CHANNELS**2 * s.size**2
     rows = [Bar(f"layer {number}", cost, "muted", text=_millions(cost)) for number, cost in enumerate(each, 1)]
     rows.append(Bar("all", sum(each), text=_millions(sum(each)), strong=True))
-    return Panel(f"Multiply-adds, {CHANNELS} channels", [Bars(rows, most)],
-                 f"Parameters: {len(s.layers)} × {9 * CHANNELS**2:,}, whatever the rates.")
+    return Panel("Multiply-adds", [Bars(rows, most)],
+                 f"{CHANNELS} channels. Parameters: {len(s.layers)} × {9 * CHANNELS**2:,}, whatever the rates.")
 
 
 def _millions(number: int) -> str:
