@@ -40,7 +40,8 @@ class AtrousExplorer(Explorer):
     rates: one to three, from 1 to 9, of the layers shown first; last: whether one more of rate 1 follows them.
     output_stride: with 8, 4, 2 or 1 another stack is shown first, of four layers, three of which stride by 2; as it is
     (8), or with one, two or all of the strides traded for rates: such a layer strides no more, and the rates of all
-    layers behind it are doubled. size: 5 to 65 pixels. ValueError for anything else.
+    layers behind it are doubled. size: 5 to 65 pixels; up to the 33 of it all settings travel with an exported page.
+    ValueError for anything else.
     """
 
     def __init__(self, rates=(2, 2, 2), last=False, output_stride=None, size=33, **options):
