@@ -14,7 +14,7 @@ from segviz import metrics
 from segviz.data import toytown
 from segviz.models import DeepLabV1
 from segviz.widgets import AtrousExplorer, AtrousRatesExplorer
-from segviz.widgets.atrous import OWN, PERCENT, STEPS
+from segviz.widgets.atrous import OWN, STEPS
 from segviz.widgets.atrous_setting import OUTPUT_STRIDES, Setting, converted, said
 from segviz.widgets.panels import CLEAR, Dots, Outer
 
@@ -193,7 +193,7 @@ def test_what_is_hidden_on_paper_and_what_is_refused(explorer):
     assert explorer.state(layers=2).hidden == ("rate3",) and explorer.values["stack"] == OWN
     assert set(explorer.state(stack="output stride 4").hidden) == {"layers", "rate1", "rate2", "rate3", "last"}
     assert AtrousExplorer(output_stride=4).values["stack"] == "output stride 4"
-    assert AtrousExplorer((3,), last=True, size=12).values["rate1"] == 3 and PERCENT[100] == "100"
+    assert AtrousExplorer((3,), last=True, size=12).values["rate1"] == 3
     figure, written = explorer.snapshot(rate1=1, unit=(2, 30)), BytesIO()
     figure.savefig(written, format="png")
     assert np.asarray(figure.canvas.buffer_rgba())[..., :3].std() > 20

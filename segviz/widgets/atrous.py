@@ -28,7 +28,7 @@ from segviz.widgets.stacks import runs
 OWN = "rates of your own"
 STACKS = {OWN: None} | {f"output stride {stride}": stride for stride in OUTPUT_STRIDES}
 CHANNELS = 64                            # of every map, where multiply-adds are counted
-WIDE, STEPS = 8, 8                      # the row's panel: how many times as wide as tall; steps of its highest bar
+WIDE, STEPS = 8, 8                       # the row's panel: how many times as wide as tall; steps of its highest bar
 RED = {"colours": "Set1", "low": 1, "high": 2, "opacity": 0.45}    # the first colour of that map, for ones
 BLUE = {"colours": "tab10", "low": 1, "high": 2}
 PERCENT = [str(share) for share in range(101)]
