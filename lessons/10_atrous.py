@@ -704,7 +704,7 @@ def changed(layer, rate=16):
     """The share of pixels that get another label if one layer is given this rate."""
     rates = [rate if at == layer else r for at, r in enumerate(own)]
     with torch.no_grad():
-        masks = (at_rates(grids["1, 2, 4, 6, 7"], each)(small_images).argmax(1)
+        masks = (at_rates(grids["1, 2, 4, 6, 7"], each)(small_images[:40]).argmax(1)
                  for each in (own, rates))
     return torch.ne(*masks).float().mean().item()
 
