@@ -8,7 +8,8 @@ the browser does not have: before each timed move another control is moved anywh
 it has: the same way back. "point" are places of a local point, which need no state. Each is measured with the server's
 Nagle delay on (Jupyter's default) and off (the course's own server); floor and explorers take turns, so that all meet
 the same moments of the machine. Bars: kernel p95 at most 40 ms, or at most 1.3 x the floor; browser and point p95 at
-most 20 ms, shown. Writes data/results/explorers.json, unless only some are measured.
+most 20 ms, shown. Writes data/results/explorers.json: where only some are measured, the others stay as they were
+measured before, each beside the floor of its own run. A trial of fewer events, or with one delay alone, is not kept.
 """
 
 import argparse
@@ -38,6 +39,7 @@ PACKAGES = (
     "numpy",
     "playwright",
 )
+KEPT = 100  # events: what fewer of them found is not written
 GAP = 70  # ms between events: quicker than the 100 ms beyond which Nagle's delay hides
 
 FIRST = """
@@ -265,6 +267,7 @@ def summary(names: list[str], found: dict) -> dict:
     for name, times in zip(names, found["explorers"], strict=True):
         out[name] = {where: one(values) for where, values in times.items() if values}
         kernel = out[name]["kernel"]
+        kernel["floor"] = floor
         kernel["ratio_to_floor"] = {q: round(kernel[q] / floor[q], 2) for q in floor if q != "events"}
     return out
 
@@ -312,8 +315,11 @@ def main() -> None:
                  for delay in ("on", "off") if given.nagle in (delay, "both")},
     }
     show(results)
-    if names == list(EXPLORERS) and given.nagle == "both":
+    if events >= KEPT and given.nagle == "both":
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        if RESULTS.exists():
+            before = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"]
+            results["runs"] = {delay: before[delay] | run for delay, run in results["runs"].items()}
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

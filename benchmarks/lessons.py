@@ -34,7 +34,7 @@ SHOWN = {                     # words that mark a cell of a lesson -> the pictur
     "02": {'("the scene", "car?"': "everywhere.png"},
     "03": {'ylabel="share right"': "evidence_out_of_reach.png"},
     "06": {"nets = {": "fcn_skips.png"},
-    "08": {'"border weights")):': "touching_cells.png"},
+    "08": {'"border weights")': "touching_cells.png"},
     "09": {'ylabel="share right"': "pyramid_brings_evidence.png"},
 }
 EXPLORERS = {

@@ -54,7 +54,7 @@ def trained(preset: dict, data: Path, device=None, folder=None, show=None) -> tu
         elastic=preset.get("elastic", 0.0),
     )  # fmt: skip
     recipe = {name: preset[name] for name in ("steps", "batch_size", "lr", "workers") if name in preset}
-    clock = time.process_time()
+    begun, clock = folder is not None and (folder / "last.safetensors").exists(), time.process_time()
     history = fit(
         network, Folder(data, "train", CLASSES), augment=augment, device=device, show=show, title="nuclei",
         folder=folder, resume=folder is not None, **recipe,
@@ -63,7 +63,8 @@ def trained(preset: dict, data: Path, device=None, folder=None, show=None) -> tu
         sys.exit("Stopped; the same command goes on from here.")
     return network, {
         "parameters": sum(weight.numel() for weight in network.parameters()), "augment": repr(augment),
-        "seconds": round(history.seconds), "processor seconds": round(time.process_time() - clock),
+        "seconds": round(history.seconds),
+        "processor seconds": None if begun else round(time.process_time() - clock),  # of the whole run, or not told
         "loss": round(sum(history.loss[-100:]) / len(history.loss[-100:]), 4),
     }  # fmt: skip
 

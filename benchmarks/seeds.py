@@ -23,6 +23,7 @@ from segviz.training import evaluate, fit
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results" / "seeds.json"
 FEW = [toytown.CLASSES.index(name) for name in ("pole", "marking", "car", "boat")]
+WEIGHTED = {"pixel_weights": losses.border_weights}
 LESSONS = {  # words that mark the cells which define what is needed; what the lesson's function is given, by name
     "06": (("train, val =", "counts = torch.stack", "weights = full.sqrt()", "def network("),
            {"FCN-32s": (models.FCN32s,), "FCN-16s": (models.FCN16s,), "FCN-8s": (models.FCN8s,)}),
@@ -30,12 +31,13 @@ LESSONS = {  # words that mark the cells which define what is needed; what the l
            {"switches": ("switches",), "corner": ("corner",), "bilinear": ("bilinear",)}),
     "08": (("train, val =", "settings = {"),
            {"concatenate, width 8": ("concatenate", 8), "add, width 9": ("add", 9), "add, width 8": ("add", 8),
-            "concatenate, no norm": ("concatenate", 8, False)}),
+            "concatenate, no norm": ("concatenate", 8, False), "no skips, width 9": ("nothing", 9)}),
     "08, cells": (("from segviz import draw", "from segviz import instances", "some, others =", "looked, masks_of =",
-                   "bend =", "three ="),
-                  {"plain loss": {}, "border weights": {"pixel_weights": losses.border_weights},
-                   "3, as they are": {"few": "as they are"}, "3, bent": {"few": "bent"},
-                   "3, mirrored and turned": {"few": "mirrored and turned"}}),
+                   "evenly =", "bend =", "three ="),
+                  {"plain loss": {}, "border weights": WEIGHTED, "background, evenly": {"class_weights": "evenly"},
+                   "3, as they are": {"few": "as they are", **WEIGHTED}, "3, bent": {"few": "bent", **WEIGHTED},
+                   "3, turned": {"few": "turned", **WEIGHTED},
+                   "3, turned and bent": {"few": "turned and bent", **WEIGHTED}}),
     "09": (("shown = (", "LABELS = (", "def examples(", "def network(", "def car_or_boat(", "def far_right("),
            {"no pyramid": {"bins": ()}, "no pyramid, wider": {"bins": (), "width": 11},
             "global average": {"bins": (1,)}, "pyramid": {"bins": (1, 2, 3, 6)}}),
@@ -85,8 +87,10 @@ def scored(scope: dict, name: str, what, seed: int, steps: int | None) -> dict[s
 def counted(scope: dict, what: dict, seed: int, steps: int | None) -> dict[str, float]:
     """Lesson 08's network for cells, trained in one of its ways: what the lesson counts."""
     how = {name: value for name, value in what.items() if name != "few"} | ({"steps": steps} if steps else {})
+    if "class_weights" in what:
+        how["class_weights"] = scope[what["class_weights"]]
     if "few" in what:
-        how |= {"data": scope["three"], "augment": scope["ways"][what["few"]]}
+        how |= {"data": scope["three"], "augment": ({"bent": scope["bend"]} | scope["ways"])[what["few"]]}
     return scope["counted"](scope["trained"](seed=seed, **how))
 
 

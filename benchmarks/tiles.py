@@ -5,8 +5,9 @@
 A padded U-Net with the weights it begins with, on the CPU. Each prediction runs in a process of its own. Its memory is
 the highest that the process ever held (VmHWM in Linux's /proc/self/status) above what it held when the network and the
 image were there, less the label map that it returns: of 8 bytes a pixel, as the image has 12. With tiles this must not
-grow with the image. "gap": the greatest difference of a logit between both, in standard deviations of the logits;
-"labels": the share of pixels with the same label. Writes data/results/tiles.json.
+grow with the image. It has the 120 to 150 MiB of those parts of torch that following a network loads, once; a process
+that has trained has them already. "gap": the greatest difference of a logit between both, in standard deviations of the
+logits; "labels": the share of pixels with the same label. Writes data/results/tiles.json.
 """
 
 import argparse

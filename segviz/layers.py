@@ -280,7 +280,8 @@ class PyramidPooling(nn.Module):
     Zhao et al. 2017, section 3.2.
 
     channels: of the map that comes in, C. bins: for each number b the map is averaged in b x b regions, and a 1x1
-    convolution makes C // len(bins) channels of the averages; a ReLU follows. norm: batch normalisation between them.
+    convolution makes C // len(bins) channels of the averages; a ReLU follows, as in the authors' code. norm: batch
+    normalisation between them, likewise.
     Averages are enlarged bilinearly with corners aligned, as in the authors' code: the outermost regions stand for the
     map's corners, not for their own middles. No bins: the map stays as it is.
 

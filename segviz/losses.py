@@ -4,6 +4,8 @@ A mean is kept as its two parts, sum and weight, because several processes that 
 they divide (`cross_entropy_parts`).
 """
 
+from math import inf
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -91,9 +93,10 @@ def border_weights(mask: Tensor, w0: float = 10.0, sigma: float = 5.0) -> Tensor
     weight is for what separates. (The paper speaks of "separating background labels"; its formula, taken alone, would
     raise the cells' rims too.) A distance is that to the middle of the nearest pixel of a cell. A second cell further
     than 4 sigma away counts as none (less than w0 / 2900). Raises ValueError for what is no mask, and for a `w0`
-    below 0 or a `sigma` not above it.
+    below 0 or a `sigma` not above it, or either without end.
     """
-    if mask.dim() != 2 or mask.is_floating_point() or w0 < 0 or not sigma > 0:
+    mask = torch.as_tensor(mask)
+    if mask.dim() != 2 or not mask.numel() or mask.is_floating_point() or not 0 <= w0 < inf or not 0 < sigma < inf:
         raise ValueError(
             "border_weights takes labels (H, W) of whole numbers, w0 of at least 0 and sigma above 0, but got "
             f"{mask.dtype} {tuple(mask.shape)}, w0={w0}, sigma={sigma}"

@@ -244,6 +244,19 @@ def test_evaluate_scores_the_images_of_a_folder_at_their_own_sizes(run, capsys, 
     assert "at their own sizes" in capsys.readouterr().err
 
 
+def test_evaluate_reads_a_folder_in_grey_for_a_network_that_reads_grey(run, capsys, tmp_path):
+    from PIL import Image
+
+    from segviz.models import UNet
+
+    for part in ("images", "masks"):
+        (tmp_path / "own" / "test" / part).mkdir(parents=True)
+        Image.new("RGB" if part == "images" else "L", (40, 33)).save(tmp_path / "own" / "test" / part / "a.png")
+    run.save(model=UNet(2, in_channels=1, width=1, depth=1))
+    assert run.command("--data", str(tmp_path / "own")) == 0
+    assert "1 images" in capsys.readouterr().out
+
+
 # -- JupyterLab
 
 

@@ -3,6 +3,8 @@
 import io
 import pickle
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -134,6 +136,16 @@ def test_a_folder_that_cannot_be_meant_is_refused_at_once(root, done):
     assert str(root) in str(refused.value)
 
 
+def few_bits(path):
+    """A grey PNG of 2 bits, as programs write that make files small: 36 x 36 pixels of label 1."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header, rows = struct.pack(">IIBBBBB", 36, 36, 2, 0, 0, 0, 0), (b"\0" + b"\x55" * 9) * 36
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+                     + chunk(b"IEND", b""))
+
+
 FILES = {  # what c becomes, what the message says
     "zero bytes": ("images", lambda path: path.write_bytes(b""), r"\(0 bytes\) cannot be read as a picture"),
     "html": ("images", lambda path: path.write_text("<html>not found</html>"), "cannot be read as a picture"),
@@ -145,7 +157,8 @@ FILES = {  # what c becomes, what the message says
     "size": ("images", lambda path: written(path, np.zeros((36, 35, 3))), "36 x 35.*36 x 36"),
     "mask in colours": ("masks", lambda path: written(path, np.zeros((36, 36, 3))), "mode 'RGB'.*labels"),
     "1-bit mask": ("masks", lambda path: written(path, np.zeros((36, 36)), "1"), "mode '1'"),
-    "0 and 255": ("masks", lambda path: written(path, np.eye(36) * 255), "0 and 255 alone.*write 1 instead"),
+    "a jpeg by another name": ("masks", lambda path: path.write_bytes(jpeg()), "is a JPEG file, whatever its name"),
+    "2 bits": ("masks", few_bits, "a grey PNG of 2 bits.*label 1 becomes 85"),
     "wild labels": ("masks", lambda path: written(path, np.arange(36 * 36).reshape(36, 36) % 9),
                     r"labels 3, 4, 5, 6, 7 and 1 more, but classes names 3: labels are 0 to 2"),
     "from 1": ("masks", lambda path: written(path, 1 + np.arange(36 * 36).reshape(36, 36) % 3), "begin at 1"),
@@ -162,6 +175,14 @@ def test_a_file_that_cannot_be_meant_is_refused_when_it_is_read(root, done):
     with pytest.raises(ValueError, match=words) as refused:
         data[2]
     assert re.search(re.escape(str(path)), str(refused.value))
+
+
+def test_black_and_white_masks_are_refused_unless_there_are_more_classes_than_two(root):
+    written(root / "val" / "masks" / "c.png", np.eye(36) * 255)
+    for classes in (None, CLASSES[:2]):
+        with pytest.raises(ValueError, match=r"c\.png holds 0 and 255 alone.*write 1 instead"):
+            Folder(root, "val", classes)[2]
+    assert Folder(root, "val", CLASSES)[2][1].unique().tolist() == [0, 255]      # background, and void
 
 
 def test_a_decompression_bomb_is_refused_in_words(root, monkeypatch):

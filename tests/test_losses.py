@@ -167,6 +167,8 @@ def test_a_border_between_two_pixels_by_hand():
     expected = torch.tensor([[0, 1 + 2, 2 + 1, 0, 1 + 4]])                   # d1 + d2
     expected = torch.where(mask == 1, 0, 10 * torch.exp(-(expected**2) / 50))
     torch.testing.assert_close(losses.border_weights(mask), expected)
+    for other in (mask.numpy(), mask.bool(), mask.to(torch.uint8), torch.stack([mask, mask], 2)[..., 0]):
+        assert torch.equal(losses.border_weights(other), losses.border_weights(mask))
 
 
 def test_one_cell_has_no_border_and_none_neither():
@@ -177,6 +179,8 @@ def test_one_cell_has_no_border_and_none_neither():
 @pytest.mark.parametrize(("mask", "settings"), [
     (torch.zeros(1, 4, 4, dtype=torch.long), {}), (torch.zeros(4, 4), {}),
     (torch.zeros(4, 4, dtype=torch.long), {"sigma": 0}), (torch.zeros(4, 4, dtype=torch.long), {"w0": -1}),
+    (torch.zeros(4, 4, dtype=torch.long), {"sigma": float("inf")}), (torch.zeros(4, 0, dtype=torch.long), {}),
+    (torch.zeros(4, 4, dtype=torch.long), {"w0": float("nan")}),
 ])
 def test_border_weights_that_cannot_be(mask, settings):
     with pytest.raises(ValueError, match="border_weights takes labels"):

@@ -113,6 +113,15 @@ def test_resnet_keeps_its_arguments():
     assert {name: getattr(network, name) for name in inspect.signature(ResNet).parameters} == given
 
 
+def test_convolutions_start_by_the_numbers_that_they_write_to():
+    """As torchvision's: N(0, 2 / (channels out x kernel))."""
+    torch.manual_seed(0)
+    convs = [layer for layer in ResNet((1, 1, 1, 1), width=32).modules() if isinstance(layer, nn.Conv2d)]
+    for layer in convs:
+        writes = layer.out_channels * layer.kernel_size[0] ** 2
+        assert layer.weight.std().item() == pytest.approx((2 / writes) ** 0.5, rel=0.05)
+
+
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: ResNet(output_stride=4), "output_stride is 8, 16 or 32, but got 4"),
     (lambda: ResNet((3, 4, 6)), r"blocks of four stages.* got \(3, 4, 6\)"),
@@ -304,6 +313,12 @@ def test_the_second_head_is_asked_for_and_changes_nothing():
     F.cross_entropy(second, torch.zeros(2, 45, 70, dtype=torch.long)).backward()
     assert all(parameter.grad is not None for name, parameter in network.named_parameters()
                if name.startswith(("auxiliary", "backbone.layer3")))
+
+
+def test_a_tenth_of_the_channels_is_dropped_and_the_second_loss_counts_two_fifths():
+    network = PSPNet(2, auxiliary=True, **SHALLOW)
+    dropped = [layer for layer in network.modules() if isinstance(layer, nn.Dropout2d)]
+    assert [layer.p for layer in dropped] == [0.1, 0.1] and network.auxiliary_weight == 0.4
 
 
 def test_a_network_without_a_second_head_has_none_to_ask():

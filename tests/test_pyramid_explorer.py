@@ -213,7 +213,8 @@ def test_the_field_is_that_of_the_network_without_bins(explorer, networks):
         inside = torch.zeros_like(field)
         inside[max(top, 0) : bottom, max(left, 0) : right] = True
         assert not (field & ~inside).any()
-        assert field[max(top, 0)].any() and field[:, min(right, SIZE) - 1].any()                    # not too large
+        rows, columns = (max(top, 0), min(bottom, SIZE) - 1), (max(left, 0), min(right, SIZE) - 1)
+        assert field[rows, :].any(1).all() and field[:, columns].any(0).all()                       # not too large
 
 
 @pytest.mark.parametrize("distance", [1, 31, 61])

@@ -593,3 +593,24 @@ def test_effective_size_counts_pixels_above_a_share_of_the_peak():
     assert receptive.effective_size(field) == 18**0.5  # sixteen, the corner at 5 % and the peak
     field[0, 0] = 0.045
     assert receptive.effective_size(field) == 17**0.5
+
+
+# --- how far an answer looks
+
+
+@pytest.mark.parametrize("network", [
+    nn.Sequential(nn.Conv2d(1, 1, (3, 7), padding=(1, 3)), nn.Conv2d(1, 1, 3, padding=2, dilation=2)),
+    nn.Sequential(nn.MaxPool2d(4), nn.Conv2d(1, 1, 3, padding=1), nn.Upsample(scale_factor=4)),
+    nn.ReLU(),
+], ids=["convolutions", "down and up", "pixel by pixel"])
+def test_reach_is_the_farthest_pixel_that_any_answer_reads(network):
+    farthest = 0
+    for row, column in itertools.product(range(24), repeat=2):
+        rows, columns = receptive.reads(network, 24, (row, column), 1).nonzero().T
+        farthest = max(farthest, (rows - row).abs().max().item(), (columns - column).abs().max().item())
+    assert receptive.reach(network, 24, 1) == farthest
+
+
+def test_reach_needs_an_output_of_the_inputs_size():
+    with pytest.raises(ValueError, match=r"an input of \(24, 24\) has an output of \(22, 22\)"):
+        receptive.reach(nn.Conv2d(1, 1, 3), 24)

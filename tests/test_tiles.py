@@ -12,7 +12,7 @@ from torch import nn
 
 from segviz import receptive
 from segviz.models import DeconvNet, FCN8s, FCN32s, Hypercolumn, PSPNet, UNet
-from segviz.training import predict, tiles
+from segviz.training import predict, processes, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -177,6 +177,14 @@ def test_the_network_sees_no_more_than_it_needs():
     assert max(max(shape) for shape in seen) <= 128 + 2 * (107 + 15)
 
 
+def test_tiles_run_in_the_precision_of_the_whole_image(monkeypatch):
+    """On CUDA that is bfloat16."""
+    monkeypatch.setattr(processes, "autocast", lambda device: torch.autocast(device.type, torch.bfloat16))
+    model, image = network(UNet, 2, width=2).float(), picture(3, 64, 96).float()
+    assert {logits.dtype for *_, logits in tiles.logits(model, image, 32)} == {torch.bfloat16}
+    assert (predict(model, image, tile=32) != predict(model, image)).float().mean() < 0.05
+
+
 def test_ctrl_c_between_two_tiles_ends_it_and_keeps_the_mode():
     model, seen = network(UNet, 2, width=2).train(), []
 
@@ -215,15 +223,30 @@ class Mean(nn.Module):
         return x + x.mean((2, 3), keepdim=True)
 
 
+class Halves(Mean):
+    """Each half is told its own mean: the look grows with the image, by whole pixels."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x + nn.functional.interpolate(nn.functional.adaptive_avg_pool2d(x, 2), x.shape[2:])
+
+
 @pytest.mark.parametrize("model", [
-    PSPNet(2, width=4, layers=(1, 1, 1, 1)), Mean(), DeconvNet(2, width=2),
+    PSPNet(2, width=4, layers=(1, 1, 1, 1)), Mean(), Halves(), DeconvNet(2, width=2),
     nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4)), nn.InstanceNorm2d(3, affine=True),
-], ids=["pyramid", "mean", "resized", "group norm", "instance norm"])  # fmt: skip
+    nn.BatchNorm2d(3, track_running_stats=False),
+], ids=["pyramid", "mean", "halves", "resized", "group norm", "instance norm", "batch norm"])  # fmt: skip
 def test_a_network_that_looks_at_the_whole_image_is_refused_unless_a_margin_is_given(model):
     image = picture(3, 96, 96).float()
     with pytest.raises(ValueError, match=r"(looks at the whole image|cannot be told).*tile=None.*margin in pixels"):
         predict(model, image, tile=32)
     assert predict(model, image, tile=32, margin=16).shape == (96, 96)
+
+
+def test_on_a_map_as_fine_as_the_image_the_margin_is_just_enough():
+    model, image = network(nn.Conv2d, 3, 2, 7, padding=3), picture(3, 61, 80)
+    assert tiles._look(model, image.shape) == (3, 1)
+    assert_alike(joined(model, image, 40), whole(model, image))
 
 
 def test_a_network_that_looks_at_single_pixels_needs_no_margin():
@@ -241,6 +264,12 @@ def test_a_network_that_looks_at_single_pixels_needs_no_margin():
 def test_what_cannot_be_is_refused_in_words(image, options, words):
     with pytest.raises(ValueError, match=words):
         predict(network(UNet, 2, width=2), image, **options)
+
+
+@pytest.mark.parametrize("model", [nn.Conv2d(3, 2, 3, stride=2, padding=1), nn.Conv2d(3, 2, 3)], ids=["half", "border"])
+def test_logits_that_are_smaller_than_their_image_are_refused_in_words(model):
+    with pytest.raises(ValueError, match=r"tiles need logits of their image's size, but Conv2d gave .* for"):
+        predict(model, picture(3, 96, 96).float(), tile=32)
 
 
 def test_a_valid_network_has_its_own_margin():

@@ -88,19 +88,22 @@ def test_image_and_mask_bend_together(elastic, seed):
 
 
 def test_bends_are_those_of_the_paper_pixel_by_pixel():
-    """A 3 x 3 grid of normal displacements, bicubic between them; a ramp says where each pixel was looked up."""
+    """A 3 x 3 grid of normal displacements, bicubic between them; a ramp says where each pixel was looked up, beyond
+    the image's edge in its mirror image."""
     rows, columns = torch.meshgrid(torch.arange(41.0), torch.arange(33.0), indexing="ij")
     ramps = torch.stack([rows / 40, columns / 32, torch.zeros(41, 33)])
     generator = chance(5)
     torch.rand(6, generator=generator, dtype=torch.float64)
-    moves = 1.5 * torch.randn(1, 2, 3, 3, generator=generator)
-    bent, _ = Augment(flip=0, elastic=1.5)(ramps, torch.zeros(41, 33, dtype=torch.long), chance(5))
+    moves = 4.0 * torch.randn(1, 2, 3, 3, generator=generator)
+    bent, _ = Augment(flip=0, elastic=4.0)(ramps, torch.zeros(41, 33, dtype=torch.long), chance(5))
     moved = F.interpolate(moves, (41, 33), mode="bicubic", align_corners=True)[0]
     torch.testing.assert_close(moved[:, ::20, ::16], moves[0])                   # the grid's points lie on pixels
     for ramp, place, move, last in zip(bent, (rows, columns), moved, (40, 32), strict=False):
         there = place + move
-        within = (there > 0) & (there < last)
-        torch.testing.assert_close(ramp[within] * last, there[within], atol=1e-3, rtol=0)
+        assert there.min() < -2 or there.max() > last + 2
+        there = torch.where(there < -0.5, -1 - there, there)
+        there = torch.where(there > last + 0.5, 2 * last + 1 - there, there).clamp(0, last)
+        torch.testing.assert_close(ramp * last, there, atol=1e-3, rtol=0)
 
 
 def test_how_far_things_move_is_the_deviation_that_was_asked_for():
@@ -168,6 +171,14 @@ def test_chance_comes_from_the_generator_alone():
     assert not torch.equal(first[0], other[0])
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_runs_of_before_there_were_bends_and_turns_can_be_taken_up():
+    """A run says how it was augmented in these words; they are those of that time where neither is on."""
+    before = "Augment(crop=24, scale=(0.5, 2.0), flip=0.5, brightness=0.0, contrast=0.0, fill=0.0, void=255)"
+    assert repr(Augment(crop=24, scale=(0.5, 2.0))) == before
+    bent = Augment(crop=24, elastic=2.0, turns=True)
+    assert eval(repr(bent)) == bent and "elastic=2.0, turns=True" in repr(bent)
 
 
 @pytest.mark.parametrize(("settings", "words"), [

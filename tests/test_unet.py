@@ -58,13 +58,14 @@ def by_hand(network, x):
         x, skip = F.conv_transpose2d(x, upsample.weight, upsample.bias, stride=2), skips.pop()
         cut = [(skip.shape[axis] - x.shape[axis]) // 2 for axis in (2, 3)]
         skip = skip[:, :, cut[0] : skip.shape[2] - cut[0], cut[1] : skip.shape[3] - cut[1]]
-        x = torch.cat([skip, x], dim=1) if network.merge == "concatenate" else skip + x
+        if network.merge != "nothing":
+            x = torch.cat([skip, x], dim=1) if network.merge == "concatenate" else skip + x
         for layer in (next(convs), next(convs)):
             x = F.relu(F.conv2d(x, layer.weight, layer.bias, padding=pad))
     return F.conv2d(x, network.score.weight, network.score.bias)
 
 
-@pytest.mark.parametrize("merge", ["concatenate", "add"])
+@pytest.mark.parametrize("merge", ["concatenate", "add", "nothing"])
 @pytest.mark.parametrize(("padding", "depth", "size"), [
     ("valid", 4, (188, 204)), ("valid", 2, (44, 52)), ("same", 4, (48, 32)), ("same", 1, (34, 36)),
 ])

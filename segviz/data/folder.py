@@ -17,6 +17,7 @@ VOID = 255
 IMAGES, MASKS = (".png", ".jpg", ".jpeg", ".bmp"), (".png",)
 MODES = {1: "L", 3: "RGB"}  # by channels, as Pillow calls them
 ORIENTATION = 0x0112  # the EXIF tag of a camera that was held upright
+BITS = 24  # the byte of a PNG that says how many bits a number has
 
 
 class Folder(Dataset):
@@ -34,7 +35,7 @@ class Folder(Dataset):
     Raises ValueError in words that name the path: at once for a folder that is missing, empty, or holds an image
     without its mask, a mask without its image, two files of one name, or another kind of file; when an item is read,
     for a file that is damaged or of another kind, sizes that differ, and labels that cannot be meant (a mask of 0 and
-    255 alone: half a black and white picture, where 255 would be void).
+    255 alone, where there are not three classes or more: a black and white picture, where 255 would be void).
     """
 
     def __init__(self, root, split: str, classes: tuple[str, ...] | None = None, channels: int = 3):
@@ -73,7 +74,7 @@ class Folder(Dataset):
 
     def _check_labels(self, path: Path, mask: Tensor) -> None:
         found = mask.unique().tolist()
-        if found == [0, VOID]:
+        if found == [0, VOID] and len(self.classes or ()) < 3:
             raise ValueError(
                 f"{path} holds 0 and 255 alone. 255 means void here, pixels without a label: if it is to mean class 1, "
                 "write 1 instead of 255 into the masks"
@@ -141,10 +142,22 @@ def _image(path: Path, channels: int) -> Tensor:
 def _mask(path: Path) -> Tensor:
     """int64 (H, W). A palette's colours play no part: pixels of such a file are indices."""
     picture = _opened(path)
+    if picture.format != "PNG":
+        raise ValueError(
+            f"{path} is a {picture.format} file, whatever its name says: masks are PNG, which keeps every number (JPEG "
+            "invents classes)"
+        )
     if picture.mode not in ("L", "P"):
         raise ValueError(
             f"{path} is of Pillow's mode {picture.mode!r}: a mask is a PNG with one channel of 8 bits, whose numbers "
             "are the labels ('L' or 'P'). Colours must be turned into labels first"
+        )
+    with path.open("rb") as file:
+        bits = file.read(BITS + 1)[BITS]
+    if picture.mode == "L" and bits < 8:
+        raise ValueError(
+            f"{path} is a grey PNG of {bits} bits: readers spread its few numbers over 0 to 255, label 1 becomes "
+            f"{255 // (2**bits - 1)}. Save it with 8 bits"
         )
     return torch.from_numpy(np.array(picture)).long()
 

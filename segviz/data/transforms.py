@@ -1,6 +1,6 @@
 """Augmentation: one image and its mask, changed together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,13 @@ class Augment:
     void: int = 255
     elastic: float = 0.0
     turns: bool = False
+
+    def __repr__(self):
+        """As a call. `fit` takes up a run where this is the same: what came after the first runs were kept, `elastic`
+        and `turns`, is told only where it is on."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = {name: value for name, value in told.items() if value or name not in ("elastic", "turns")}
+        return f"Augment({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     def __post_init__(self):
         low, high = self.scale

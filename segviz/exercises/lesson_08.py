@@ -60,7 +60,7 @@ def _rounded_up(size, depth):
 
 
 def _papers_border(size, depth):
-    return max(0, size - 184) if valid_size.reference(size, depth) else 0
+    return max(0, size - 184)
 
 
 def _multiples_only(size, depth):
@@ -202,7 +202,8 @@ def _skip_alone(skip, up):
     "Crop the skip to its middle and concatenate",
     hints=(
         "How many rows has the skip more than the other map? So many must go, half of them above.",
-        "top = (skip.shape[2] - up.shape[2]) // 2, and the same for the columns. Cut with a slice that is as long as `up`.",
+        "top = (skip.shape[2] - up.shape[2]) // 2, and the same for the columns. Cut with a slice that is as long as `up` "
+        "(one that ends at -0 is empty).",
         "torch.cat([skip[:, :, top : top + up.shape[2], left : left + up.shape[3]], up], 1)",
     ),
     cases=_pairs,
@@ -339,7 +340,7 @@ def _drawn_cells() -> list[tuple]:
     cells[3:10, 8:14] = 2
     cells[10:12, 2:5] = 3
     small = torch.zeros(7, 9, dtype=torch.long)
-    small[1, 1], small[5, 7], small[6, 0] = 1, 2, 3
+    small[1, 1], small[5, 7], small[6, 0], small[3, 6] = 1, 2, 3, 4
     places = ((5, 6), (5, 7), (9, 4), (0, 0), (11, 15), (9, 6), (10, 7))
     return [(cells, row, column, 10.0, 5.0) for row, column in places] + [(small, 3, 4, 10.0, 3.0), (small, 6, 6, 4.0, 2.0)]
 
@@ -413,7 +414,16 @@ def _along_streets(cells, row, column, w0, sigma):
 
 
 def _exchanged(cells, row, column, w0, sigma):
-    return border_weight.reference(cells, min(column, cells.shape[0] - 1), row, w0, sigma)
+    return border_weight.reference(cells, column, row, w0, sigma)
+
+
+def _last_forgotten(cells, row, column, w0, sigma):
+    return w0 * math.exp(-(sum(sorted(_distances(cells, row, column)[:-1])[:2]) ** 2) / (2 * sigma**2))
+
+
+def _no_brackets(cells, row, column, w0, sigma):
+    near, second = sorted(_distances(cells, row, column))[:2]
+    return w0 * math.exp(-((near + second) ** 2) / 2 * sigma**2)
 
 
 def _growing(cells, row, column, w0, sigma):
@@ -434,19 +444,21 @@ def _growing(cells, row, column, w0, sigma):
     cases=_drawn_cells,
     mistakes={
         "You took the nearest cell twice. d2 is the distance to the *second* nearest.": _nearest_twice,
-        "Only the nearest cell counts in yours: so all around every cell there is weight. The second one makes it a "
-        "border between two.": _nearest_only,
+        "Only the nearest cell counts in yours, so all around every cell there is weight; or 0, the background, is taken "
+        "for a cell. Two cells make a border.": _nearest_only,
         "You took the two nearest *pixels*: both may be of one cell. It is the two nearest *cells*, one distance each.": _two_pixels,
         "Add the distances first, then square the sum.": _squares_apart,
         "The sum of the distances is squared: it is a bell.": _not_squared,
         "The 2 below the line is missing: 2 * sigma**2.": _without_two,
         "Below the line sigma is squared, too: 2 * sigma**2.": _sigma_not_squared,
-        "Times w0: that is the weight where two cells touch.": _without_w0,
+        "Times w0: that is the weight where both distances are 0.": _without_w0,
         "The 1 of the class weight comes later. This is the border's part alone.": _one_more,
         "You took cells number 1 and 2, wherever they are. Which two are nearest?": _first_two_cells,
         "Only the two nearest cells count, not all of them.": _all_cells,
         "You measured to the cells' middles. It is the distance to the nearest pixel of a cell.": _to_the_middles,
         "You added rows and columns. Take the straight line: the root of the sum of squares.": _along_streets,
+        "Your last cell is left out: the numbers run from 1 to cells.max(), and range stops one before its end.": _last_forgotten,
+        "2 * sigma**2 stands below the line, all of it: put it in brackets.": _no_brackets,
         "You exchanged row and column.": _exchanged,
         "The sign: the weight falls with the distance.": _growing,
     },

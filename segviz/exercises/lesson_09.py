@@ -173,6 +173,7 @@ def _over_all(place, size, bins):
         "Only the two nearest cells count, on straight lines.": _over_all,
     },
     praise="At the picture's edge one cell counts alone: what lies in another cell of that bin is not heard there.",
+    advice="Try size 9 and 3 cells: they stand on the places 0, 4 and 8, so place 1 hears 3/4 of the first, 1/4 of the second.",
 )
 def shares(place, size, bins):
     """A line of `bins` cells is enlarged to `size` places, linearly, corners aligned -> how much of each cell's value
@@ -260,6 +261,10 @@ def _relu_at_the_end(maps, bins, weights):
     return torch.cat([maps, large[:, maps.shape[1] :].relu()], 1)
 
 
+def _relu_first(maps, bins, weights):
+    return torch.cat([maps, *_enlarged(maps, bins, weights, pool=lambda x, n: F.adaptive_avg_pool2d(x, n).relu())], 1)
+
+
 def _relu_on_all(maps, bins, weights):
     return pyramid.reference(maps, bins, weights).relu()
 
@@ -292,6 +297,7 @@ def _windows_of_n(maps, bins, weights):
         "You pooled what was pooled. Each bin averages the maps themselves: where windows overlap, that is not the same.": _of_each_other,
         "The ReLU is missing, behind each 1 x 1 convolution.": _relu_forgotten,
         "The ReLU stands in front of the enlarging, where there are n x n places: behind it, it gives other numbers.": _relu_at_the_end,
+        "The ReLU comes behind the 1 x 1 convolution, not in front of it.": _relu_first,
         "The maps themselves go in as they are: the ReLU is for the bins alone.": _relu_on_all,
         "Reduce each bin by its 1 x 1 convolution: without it the result has too many channels.": _not_reduced,
         "A bin of n has n x n *cells*, however large the map is. Your windows are n x n *places* large.": _windows_of_n,

@@ -22,7 +22,8 @@ class PSPNet(nn.Module):
     convolution of 7x7 in front, which torchvision's weights fit: `model.backbone.load_state_dict(
     resnet.imagenet_weights(50))`.
     bins: the pyramid's, see `layers.PyramidPooling`; () is the network without it.
-    auxiliary: a second head, on the third stage, that helps training (section 4). See below.
+    auxiliary: a second head, on the third stage of blocks (the paper counts the stem, and calls it the fourth), that
+    helps training (section 4). See below.
 
     Dropout drops whole channels, a tenth of them, as in that code (in the authors' Caffe model single numbers). The
     ResNet starts as `ResNet` does, all else as torch's layers do; the authors begin from ImageNet.

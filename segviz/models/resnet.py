@@ -23,15 +23,17 @@ class ResNet(nn.Module):
     convolutions from there on are dilated, by 2, and by 4 behind a second one, so that they read as far as before.
     dilate_first: which rate the first block of such a stage has in its 3x3 convolution, the one that no longer strides.
     torchvision leaves it that of the stage before (False): what it reads still lies as close together as it did, and
-    every 4th row and column of the last map at stride 8 are the map at stride 32. The authors of PSPNet and of DeepLab
-    give the whole stage the new rate (True). The same weights then make other maps.
+    every 4th row and column of the last map at stride 8 are the map at stride 32. The authors of PSPNet,
+    in PyTorch, give the whole stage the new rate (True): from the same weights other maps. (So do DeepLab's ResNets,
+    but these stride elsewhere, in front of that convolution, where it changes nothing.)
     multi_grid: what the rate of each block of the last stage is multiplied by, such as (1, 2, 4) (Chen et al. 2017,
     DeepLab v3, section 3.2.1; there with `dilate_first`); () changes nothing.
     deep_stem: three 3x3 convolutions, of width, width and twice the width, in front of the first pooling, as in the
     authors' PSPNet, in the place of one of 7x7.
 
-    The stride of a stage lies in its first block's 3x3 convolution, as in torchvision and PSPNet; the paper has it in
-    the 1x1 in front. Convolutions start from He et al. 2015's normal distribution (of what they write to).
+    The stride of a stage lies in its first block's 3x3 convolution, as in torchvision and the authors' PSPNet for
+    PyTorch; the first ResNets' published models have it in the 1x1 in front. Convolutions start from He et al. 2015's
+    normal distribution (of what they write to).
     A plain stem's parameters have torchvision's names: `load_state_dict` takes `imagenet_weights`.
 
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> the maps of the four stages, fine to coarse:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segviz.models.vgg import check_images
 
-PADDINGS, MERGES = ("same", "valid"), ("concatenate", "add")
+PADDINGS, MERGES = ("same", "valid"), ("concatenate", "add", "nothing")
 
 
 class UNet(nn.Module):
@@ -26,11 +26,13 @@ class UNet(nn.Module):
     maps from the way down are cropped to their middle. "same": every convolution pads by 1, and the logits have the
     image's size. A size that 2**depth does not divide is then filled up, below and to the right, with copies of the
     image's last row and column, and the logits are cut back: every pooling gets an even map.
-    merge: "concatenate", the paper's, or "add": then the first convolution behind it reads half as many channels.
+    merge: "concatenate", the paper's, or "add": then the first convolution behind it reads half as many channels; or
+    "nothing": no map of the way down joins, to see what the skips are worth.
     norm: batch normalisation between convolution and ReLU; the paper has none.
-    dropout: chance that a number is dropped at the end of the last two levels on the way down (section 3.1). The share
-    of 0.5 is that of the authors' Caffe model. That has a ReLU behind each up-convolution too; the paper names none,
-    and here is none.
+    dropout: chance that a number is dropped at the end of the last two levels on the way down (section 3.1: "at the end
+    of the contracting path"). That it is two levels, and 0.5, are from the authors' Caffe model, as others have read
+    it. So is the transposed convolution: the paper says upsampling, followed by a 2x2 convolution. That model has a
+    ReLU behind each of them too; the paper names none, and here is none.
 
     Weights start from N(0, 2 / N), N being the numbers that one output reads (section 3): 9 a channel for a 3x3
     convolution, one a channel for an up-convolution. Biases start at 0.
@@ -99,7 +101,11 @@ class UNet(nn.Module):
         for skip, upsample, pair in zip(reversed(skips), self.upsamplings, self.up, strict=True):
             x = upsample(x)
             skip = _middle(skip, x.shape)
-            x = pair(torch.cat([skip, x], dim=1) if self.merge == "concatenate" else skip + x)
+            if self.merge == "concatenate":
+                x = torch.cat([skip, x], dim=1)
+            elif self.merge == "add":
+                x = skip + x
+            x = pair(x)
         return self.score(x)
 
     def _check_sizes(self, images: Tensor) -> None:

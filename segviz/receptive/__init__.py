@@ -27,7 +27,7 @@ from .following import evaluating, followed, said
 from .layer import Axis, Layer
 from .maps import axes_of, walked_back
 
-__all__ = ["Axis", "Layer", "effective", "effective_size", "reads", "theoretical"]
+__all__ = ["Axis", "Layer", "effective", "effective_size", "reach", "reads", "theoretical"]
 
 THRESHOLD = 1 - 0.9545  # of the peak
 AT_ONCE = 16  # images
@@ -47,6 +47,19 @@ def theoretical(module: nn.Module, input_size: int | tuple[int, int], in_channel
     that is not known here, which it names.
     """
     return followed(module, input_size, in_channels)[0].layers
+
+
+def reach(module: nn.Module, input_size: int | tuple[int, int], in_channels: int | None = None) -> int:
+    """How many pixels beside its own an answer depends on, at most, along rows or columns: about half the field, more
+    where fields do not lie in the middle. For a module whose output has its input's size. Arguments and errors as for
+    `theoretical`; ValueError also for an output of another size."""
+    layers = theoretical(module, input_size, in_channels)
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if layers and layers[-1].shape != (height, width):
+        raise ValueError(f"reach is counted in pixels beside an answer's own, but an input of {(height, width)} has an "
+                         f"output of {layers[-1].shape}")
+    return max((axis.reach(count) for layer in layers[-1:]
+                for axis, count in ((layer.rows, height), (layer.columns, width))), default=0)
 
 
 def reads(

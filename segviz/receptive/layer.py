@@ -30,6 +30,11 @@ class Axis:
         centre = self.start + self.jump * unit
         return _whole(centre - self.size / 2), _whole(centre + self.size / 2)
 
+    def reach(self, units: int) -> Number:
+        """How many pixels beside its own a unit reads, at most, of the first `units` of a map of the input's size."""
+        fields = [(unit, *self.field(unit)) for unit in range(units)]
+        return max((max(unit - low, high - 1 - unit) for unit, low, high in fields), default=0)
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -1,7 +1,5 @@
 """The training loop: `fit` is the frame, `_step` is what happens to one batch."""
 
-import dataclasses
-import functools
 import itertools
 import math
 import time
@@ -69,7 +67,7 @@ def fit(
     folder: where the run is kept (`saving`): every `save_every` steps (default: a tenth of all), at the end, and when
     it is stopped. notes: what else the files are to say, as JSON can. resume: take up the run in `folder`, with the
     same settings, exactly where it was (on CUDA, but for kernels that add in any order); begin one if there is none.
-    A model whose attribute `auxiliary` is true has a second head: in training it is called `model(images,
+    A model whose attribute `auxiliary` is True has a second head: in training it is called `model(images,
     auxiliary=True)` and gives the logits of both, and the loss is that of the first plus `model.auxiliary_weight` times
     that of the second (`models.PSPNet`).
     Ctrl-C (the stop button) ends training or scoring early, after a whole step: the model keeps what it learned and
@@ -84,7 +82,7 @@ def fit(
     _check(len(train), workers, steps=steps, batch_size=batch_size, val_every=val_every, save_every=save_every)
     if resume and folder is None:
         raise ValueError("resume=True takes up the run in a folder: give fit(..., folder=...) too")
-    settings = _settings(
+    settings = saving.told(
         steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay, optimizer=optimizer, momentum=momentum,
         class_weights=class_weights, pixel_weights=pixel_weights, augment=augment, ignore_index=ignore_index, seed=seed,
         items=len(train),
@@ -102,7 +100,7 @@ def fit(
         history = run.begin(resume)
         done, network = len(history.loss), here.together(model)
         network = torch.compile(network) if compile else network
-        auxiliary = model.auxiliary_weight if getattr(model, "auxiliary", False) else None
+        auxiliary = model.auxiliary_weight if getattr(model, "auxiliary", False) is True else None
         weighing = {"ignore_index": ignore_index, "class_weights": class_weights, "auxiliary": auxiliary}
         loading = {"ignore_index": ignore_index, "workers": workers}
         todo = range(done + 1, steps + 1)
@@ -258,23 +256,3 @@ def _groups(model: nn.Module) -> list[dict]:
     depthwise = {layer.weight for layer in convs if layer.groups == layer.in_channels > 1}
     groups = itertools.groupby(model.parameters(), depthwise.__contains__)
     return [{"params": list(some)} | ({"weight_decay": 0.0} if spared else {}) for spared, some in groups]
-
-
-def _settings(**settings) -> dict:
-    """What must be the same where a run is taken up, as JSON gives it back."""
-    weights = settings["class_weights"]
-    settings["class_weights"] = None if weights is None else torch.as_tensor(weights).tolist()
-    return settings | {name: _told(settings[name]) for name in ("augment", "pixel_weights")}
-
-
-def _told(function) -> str | None:
-    """What a file says of a function: its name, with its arguments where it is a dataclass or a `functools.partial`
-    (the repr of another has its address in it)."""
-    if function is None:
-        return None
-    if dataclasses.is_dataclass(function):
-        return repr(function)
-    if isinstance(function, functools.partial):
-        given = [*map(repr, function.args), *(f"{name}={value!r}" for name, value in function.keywords.items())]
-        return f"{_told(function.func)}({', '.join(given)})"
-    return getattr(function, "__qualname__", type(function).__qualname__)

@@ -4,6 +4,8 @@ last.safetensors   network and optimizer, as after the step that it names
 best.safetensors   the network alone, as it was when the validation set's mean IoU was highest
 """
 
+import dataclasses
+import functools
 import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -22,10 +24,30 @@ def claimed(folder, writes: bool) -> AbstractContextManager:
     return checkpoint.claim(folder) if folder is not None and writes else nullcontext()
 
 
+def told(**settings) -> dict:
+    """The settings that must be the same where a run is taken up, as JSON gives them back."""
+    weights = settings["class_weights"]
+    settings["class_weights"] = None if weights is None else torch.as_tensor(weights).tolist()
+    return settings | {name: _in_words(settings[name]) for name in ("augment", "pixel_weights")}
+
+
+def _in_words(function) -> str | None:
+    """What a file says of a function: its name, with its arguments where it is a dataclass or a `functools.partial`
+    (the repr of another has its address in it)."""
+    if function is None:
+        return None
+    if dataclasses.is_dataclass(function):
+        return repr(function)
+    if isinstance(function, functools.partial):
+        given = [*map(repr, function.args), *(f"{name}={value!r}" for name, value in function.keywords.items())]
+        return f"{_in_words(function.func)}({', '.join(given)})"
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
 class Run:
     """What is trained, and the folder where it is kept (None: nowhere).
 
-    settings: what must be the same where the run is taken up; notes: what else the files say; both as JSON can.
+    settings: what `told` gives; notes: what else the files say; both as JSON can.
     writes: whether this process is the one of all that writes. Raises ValueError for what JSON cannot say: at once, not
     at the first save."""
 

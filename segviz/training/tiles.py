@@ -17,7 +17,6 @@ from segviz.training import processes
 
 SMALLEST = 32  # pixels: what every network here takes
 STRIDE = 32  # of the coarsest map of the networks here
-MEASURES_ALL = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)  # of a map, which `receptive` leaves out
 
 Window = tuple[slice, slice, slice]  # channels, rows, columns
 
@@ -70,6 +69,11 @@ def _run(model: nn.Module, image: Tensor, every: list[tuple[slice, slice]], look
         piece, window = _within(image, tile, look) if size is None else _mirrored(image, tile, look, size)
         with processes.autocast(device):
             found = model(piece[None].to(device))[0]
+        if size is None and found.shape[1:] != piece.shape[1:]:
+            raise ValueError(
+                f"tiles need logits of their image's size, but {type(model).__name__} gave {tuple(found.shape[1:])} "
+                f"for {tuple(piece.shape[1:])}: enlarge them in its forward, or predict the image whole (tile=None)"
+            )
         yield *tile, found[window]
 
 
@@ -111,18 +115,27 @@ def _mirrored(image: Tensor, tile: tuple[slice, slice], look: Look, size: int) -
 def _look(model: nn.Module, shape: tuple[int, int, int]) -> Look:
     """How far a network looks that gives a map of the size of its input, `shape` (C, H, W)."""
     name, (channels, *size) = type(model).__name__, shape
-    instead = "Predict the image whole (tile=None), or give a margin in pixels and accept seams"
+    instead = "predict the image whole (tile=None), or give a margin in pixels and accept seams"
     try:
         twice = [receptive.theoretical(model, tuple(times * side for side in size), channels) for times in (1, 2)]
     except ValueError as error:
-        raise ValueError(f"how far {name} looks cannot be told: {error}. {instead}") from error
+        raise ValueError(
+            f"how far {name} looks cannot be told: {error}. If it takes such images at all: {instead}"
+        ) from error
     here, larger = map(_of_layers, twice)  # a look that grows with the image is one at the whole image
-    if here is None or here != larger or any(isinstance(part, MEASURES_ALL) for part in model.modules()):
+    if here is None or here != larger or any(map(_measures_all, model.modules())):
         raise ValueError(
             f"{name} looks at the whole image, or resizes maps by factors that depend on the image's size: no margin "
-            f"shows a tile all that it needs. {instead}"
+            f"shows a tile all that it needs: {instead}"
         )
     return here
+
+
+def _measures_all(part: nn.Module) -> bool:
+    """Whether a normalisation goes by all of a map, in evaluation too, which `receptive` leaves out."""
+    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        return part.running_mean is None
+    return isinstance(part, (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm))
 
 
 def _valid(model: nn.Module, channels: int, tile: int) -> tuple[int, Look]:
@@ -147,8 +160,7 @@ def _of_layers(layers: list[receptive.Layer]) -> Look | None:
     if not all(jump and 1 in (jump.numerator, jump.denominator) for jump in jumps):
         return None
     stride = math.lcm(*(jump.numerator for jump in jumps))
-    fields = [(unit, *axis.field(unit)) for axis in axes[-2:] for unit in range(stride)]
-    return Look(max((max(unit - low, high - 1 - unit) for unit, low, high in fields), default=0), stride)
+    return Look(max((axis.reach(stride) for axis in axes[-2:]), default=0), stride)
 
 
 def _up(number: int, step: int) -> int:

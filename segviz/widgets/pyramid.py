@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segviz.models.pspnet import PSPNet, upsampled
+from segviz.layers import upsampled
+from segviz.models import PSPNet
 from segviz.widgets.controls import Choice, Point, Slider, Toggle
 from segviz.widgets.engine import Explorer
 from segviz.widgets.evidence import BEACONS, BUOY, HIDDEN, PUMP, TRUTH, Picture, pictured

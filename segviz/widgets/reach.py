@@ -18,8 +18,9 @@ class Field:
     """
 
     def __init__(self, network: PSPNet, size: tuple[int, int]):
-        bare = PSPNet(network.num_classes, network.in_channels, network.width, network.layers, bins=(),
-                      deep_stem=network.deep_stem)
+        with torch.device("meta"):                     # no weights: nothing is drawn from torch's generator
+            bare = PSPNet(network.num_classes, network.in_channels, network.width, network.layers, bins=(),
+                          deep_stem=network.deep_stem)
         last = receptive.theoretical(bare, size)[-1]
         self.size = size
         self.spans = [[axis.field(at) for at in range(count)]

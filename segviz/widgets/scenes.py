@@ -64,8 +64,8 @@ class Scenes:
     def difference(self, mask: Tensor, whole: Tensor, scene: int) -> Panel:
         """Where a label map (H, W) is not `whole`, and which of the two is right there."""
         truth, picture = self.masks[scene], Image(self.images[scene], opacity=0.3)
-        changed, known = mask != whole, truth != VOID
-        lost, won = changed & known & (whole == truth), changed & known & (mask == truth)
+        changed = mask != whole
+        lost, won = changed & (whole == truth), changed & (mask == truth)     # nowhere where the truth is void
         verdict = torch.full_like(mask, NEITHER).masked_fill(lost, LOST).masked_fill(won, WON)
         shown = LabelMap(torch.where(changed, verdict, CLEAR), VERDICTS, box=picture.extent())
         return Panel("What that changes", [picture, shown], f"{changed.float().mean():.1%} of the pixels. Orange: "

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from segviz.models.unet import Level, fitting, levels
+from segviz.models.unet import PADDINGS, Level, fitting, levels
 
-SAME, VALID = PADDINGS = ("same", "valid")
+SAME, VALID = PADDINGS
 NOTHING, PAD, CROP, STRETCH = REMEDIES = ("nothing", "pad the input", "crop the skip", "stretch the map")
 
 
