@@ -60,7 +60,8 @@ def test_nuclei_and_tiles_are_the_measured_ones():
     nuclei = json.loads((RESULTS / "nuclei.json").read_text())["cpu"]
     tiles = json.loads((RESULTS / "tiles.json").read_text())["by tiles"]
     for words in (
-        f"in\n{nuclei['seconds'] / 60:.0f} minutes", f"an IoU of {nuclei['test']['iou']:.3f}, in {nuclei['test']['images']}",
+        f"in\n{nuclei['seconds'] / 60:.0f} minutes",
+        f"an IoU of {nuclei['test']['iou']:.3f}, in {nuclei['test']['images']}",
         f"4000 x 4000 pixels in {tiles['4000']['MiB above image and labels']} MiB",
     ):
         assert words in README
