@@ -114,6 +114,17 @@ from segviz.models import PSPNet
 torch.manual_seed(0)
 PyramidExplorer(PSPNet(4, width=8, layers=(1, 1, 1, 1)), range(24))                 # not trained
 """, "Pixel"),
+    "atrous": ("AtrousExplorer()", "Unit"),
+    "atrous_rates": ("""
+from torch import nn
+torch.manual_seed(0)
+scenes = [toytown.scene(number, 64) for number in range(24)]
+layers = []
+for channels, rate in ((3, 2), (16, 4), (16, 6), (16, 7)):
+    layers += [nn.Conv2d(channels, 16, 3, padding=rate, dilation=rate), nn.BatchNorm2d(16), nn.ReLU()]
+network = nn.Sequential(*layers, nn.Conv2d(16, 10, 1))
+AtrousRatesExplorer(network, [scene.image for scene in scenes], [scene.mask for scene in scenes])    # not trained
+""", ""),
 }
 
 # In the page: one event at a time, each timed to the change that it causes.

@@ -1,4 +1,4 @@
-"""The comparisons of lessons 06 to 09 on several seeds: what one run of a lesson shows is not luck.
+"""The comparisons of lessons 06 to 10 on several seeds: what one run of a lesson shows is not luck.
 
     python benchmarks/seeds.py [--seeds 0 1 2] [--only 06] [--steps 1800]
 
@@ -48,6 +48,17 @@ LESSONS = {  # words that mark the cells which define what is needed; what the l
                    {"no pyramid": {"bins": ()}, "no pyramid, wider": {"bins": (), "width": 11},
                     "pyramid": {"bins": (1, 2, 3, 6)},
                     "pyramid, second loss": {"bins": (1, 2, 3, 6), "auxiliary": True}}),
+    "10": (("def stack(", "RATES = {", "def stacked(", "def rightness("),
+           {"plain": {"rates": (1, 1, 1, 1, 1)}, "rate 6": {"rates": (6, 6, 6, 6, 6)},
+            "doubling": {"rates": (1, 2, 4, 8, 16)}}),
+    "10, grain": (("def stack(", "grid_settings =", "def lonely("),
+                  {"4, 4, 4, 4, 4": {"rates": (4, 4, 4, 4, 4)}, "1, 2, 4, 6, 7": {"rates": (1, 2, 4, 6, 7)}}),
+    "10, stride": (("train, val =", "class Scorer("),
+                   {"stride 32": {"output_stride": 32}, "stride 8": {"output_stride": 8}}),
+    "10, DeepLab": (("train, val =", "def deeplab_or_fcn("),
+                    {"FCN-32s": {"model": models.FCN32s, "padding": 1},
+                     "DeepLab v1, rate 3": {"model": models.DeepLabV1, "rate": 3},
+                     "DeepLab v1, rate 13": {"model": models.DeepLabV1, "rate": 13}}),
 }
 
 
@@ -100,12 +111,41 @@ def answered(scope: dict, number: str, what: dict, seed: int, steps: int | None)
     return {"far": scope["far_right"](network)}
 
 
+def dilated(scope: dict, number: str, what: dict, seed: int, steps: int | None) -> dict[str, float]:
+    """A network of lesson 10, trained in one of its worlds: what the lesson asks of it."""
+    world = number.partition(", ")[2]
+    train, settings = {"": ("pairs", "pair_settings"), "grain": ("small", "grid_settings"),
+                       "stride": ("train", "settings"), "DeepLab": ("train", "lab_settings")}[world]
+    torch.manual_seed(seed)
+    make = {"": scope.get("stack"), "grain": scope.get("stack"), "stride": scope.get("Scorer"),
+            "DeepLab": scope.get("deeplab_or_fcn")}[world]
+    network = make(**what, **({} if world == "stride" else {"seed": seed}), **({} if world else {"classes": 4}))
+    settings = scope[settings] | ({"steps": steps} if steps else {})
+    fit(network, scope[train], **settings, seed=seed, title=f"{what}, seed {seed}")
+    if not world:
+        return {"far": scope["rightness"](network)[-1]}
+    val = scope["small_val" if world == "grain" else "val"]
+    scores = evaluate(network, val)
+    found = {"mean_iou": scores.mean_iou, "boundary_iou": scores.boundary_iou}
+    if world == "grain":
+        with torch.no_grad():
+            found["lonely"] = scope["lonely"](network.eval()(val.tensors()[0]).argmax(1)).float().mean().item()
+    if world == "stride":
+        for stride in (32, 8):
+            other = scope["Scorer"](stride)
+            other.load_state_dict(network.state_dict())
+            found[f"mean_iou, run at {stride}"] = evaluate(other, val).mean_iou
+    return found
+
+
 def compared(number: str, seed: int, steps: int | None) -> dict[str, dict[str, float]]:
     """Each network of a lesson, trained from this seed, and how good it is."""
     scope, found = definitions(number), {}
     for name, what in LESSONS[number][1].items():
         if number.startswith("09"):
             found[name] = answered(scope, number, what, seed, steps)
+        elif number.startswith("10"):
+            found[name] = dilated(scope, number, what, seed, steps)
         elif number == "08, cells":
             found[name] = counted(scope, what, seed, steps)
         else:

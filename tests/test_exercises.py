@@ -32,6 +32,7 @@ from segviz.exercises import (
     lesson_07,
     lesson_08,
     lesson_09,
+    lesson_10,
 )
 from segviz.exercises.progress import Progress
 from segviz.layers import bilinear_kernel, linear_to_conv
@@ -511,6 +512,71 @@ def _cost_by_layer(channels, bins):
     return layer.out_channels, sum(p.numel() for p in layer.parameters() if p.dim() == 4)
 
 
+def _holes_by_kron(kernel, rate):
+    tap = torch.zeros(rate, rate)
+    tap[0, 0] = 1
+    side = (len(kernel) - 1) * rate + 1
+    return torch.kron(kernel, tap)[:side, :side]
+
+
+def _holes_by_loops(kernel, rate):
+    k = len(kernel)
+    held = np.zeros([k + (k - 1) * (rate - 1)] * 2)
+    for row, column in itertools.product(range(k), repeat=2):
+        held[row * rate, column * rate] = kernel[row, column]
+    return held
+
+
+def _holes_by_gradient(kernel, rate):
+    side = len(kernel) + (len(kernel) - 1) * (rate - 1)
+    picture = torch.zeros(1, 1, side, side, requires_grad=True)
+    return torch.autograd.grad(F.conv2d(picture, kernel[None, None], dilation=rate).sum(), picture)[0][0, 0]
+
+
+def _converted_by_jumps(strides, output_stride):
+    before, found = 1, []                               # the strided network's jump in front of each layer
+    for stride in strides:
+        now = max(j for j in np.cumprod([1, *[s for s, _ in found]]))
+        found.append((stride if now * stride <= output_stride else 1, before // now))
+        before *= stride
+    return np.array(found)
+
+
+def _converted_recursively(strides, output_stride, jump=1, rate=1):
+    if not strides:
+        return []
+    first, *rest = strides
+    if jump * first > output_stride:
+        return [(1, rate), *_converted_recursively(rest, output_stride, jump, rate * first)]
+    return [(first, rate), *_converted_recursively(rest, output_stride, jump * first, rate)]
+
+
+def _converted_as_tensors(strides, output_stride):
+    jumps = torch.tensor(strides).cumprod(0)
+    last = int((jumps <= output_stride).sum())          # so many keep theirs
+    kept = torch.tensor([*strides[:last], *[1] * (len(strides) - last)])
+    rates = torch.tensor([1, *jumps[:-1].tolist()]) // torch.cat([torch.ones(1), kept[:-1]]).cumprod(0)
+    return torch.stack([kept, rates.long()], 1)
+
+
+def _widest_by_field(taps, layers):
+    field, rates = 1, []
+    for _ in range(layers):
+        rates.append(field)
+        field += (taps - 1) * field
+    return rates
+
+
+def _at_work_by_ones(size, rate):
+    ones = torch.ones(1, 1, size, size)
+    return F.conv2d(ones, torch.ones(1, 1, 3, 3), padding=rate, dilation=rate).mean()
+
+
+def _at_work_by_loops(size, rate):
+    inside = [sum(0 <= at + tap * rate < size for tap in (-1, 0, 1)) for at in range(size)]
+    return np.mean([down * across for down in inside for across in inside])
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -581,6 +647,11 @@ RIGHT = {
                             lambda p, n, f, k: int((p - 1) - (2**n - 1) / 2 - 2**n * (f - 1) / 2 + (k - 1) / 2)],
     lesson_06.hypercolumns: [_columns_one_by_one, _columns_written_in,
                              lambda m, h, w: torch.cat([nn.Upsample((h, w), mode="bilinear")(x) for x in m], 1).double()],
+    lesson_10.with_holes: [_holes_by_kron, _holes_by_loops, _holes_by_gradient],
+    lesson_10.converted: [_converted_by_jumps, _converted_recursively, _converted_as_tensors],
+    lesson_10.widest: [_widest_by_field, lambda t, n: [t**i for i in range(n)][::-1], lambda t, n: np.power(t, np.arange(n)),
+                       lambda t, n: (float(t) ** torch.arange(n)).tolist()],
+    lesson_10.at_work: [_at_work_by_ones, _at_work_by_loops, lambda s, r: (3 - 2 * min(r, s) / s) ** 2],
 }
 
 

@@ -17,8 +17,9 @@ from segviz.models import UNet
 from segviz.widgets import UNetShapesExplorer, UNetSkipsExplorer
 from segviz.widgets.engine import PAGE_STATES
 from segviz.widgets.panels import CLEAR, HeatMap, Rects, Text, encode
+from segviz.widgets.scenes import LOST, WON
 from segviz.widgets.unet_setting import CROP, NOTHING, PAD, REMEDIES, SAME, STRETCH, VALID, setting
-from segviz.widgets.unet_skips import CUT, KEPT, LOST, OTHER, WON
+from segviz.widgets.unet_skips import CUT, KEPT, OTHER
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WAYS = [(VALID, NOTHING), *((SAME, odd) for odd in REMEDIES)]

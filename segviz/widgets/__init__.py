@@ -1,5 +1,7 @@
 """Explorers: pictures with controls. `Explorer` and its parts build new ones; the others are the lessons'."""
 
+from segviz.widgets.atrous import AtrousExplorer
+from segviz.widgets.atrous_rates import AtrousRatesExplorer
 from segviz.widgets.checkerboard import CheckerboardExplorer
 from segviz.widgets.controls import Choice, Point, Slider, Toggle
 from segviz.widgets.engine import Explorer
@@ -36,6 +38,8 @@ from segviz.widgets.unet_skips import UNetSkipsExplorer
 from segviz.widgets.upsampling import UpsamplingExplorer
 
 __all__ = [
+    "AtrousExplorer",
+    "AtrousRatesExplorer",
     "Bar",
     "Bars",
     "Chain",

@@ -8,7 +8,10 @@ from torch import Tensor
 
 from segviz import metrics
 from segviz.draw import VOID, array
-from segviz.widgets.panels import Bar
+from segviz.widgets.panels import CLEAR, Bar, Image, LabelMap, Panel
+
+LOST, WON, NEITHER = range(3)
+VERDICTS = torch.tensor([[0xD5, 0x5E, 0x00], [0x00, 0x72, 0xB2], [0x99, 0x99, 0x99]], dtype=torch.uint8)  # Okabe, Ito
 
 
 class Scored(NamedTuple):
@@ -17,6 +20,9 @@ class Scored(NamedTuple):
     mean_iou: float
     boundary_iou: float
     each: list[float]
+
+    def __str__(self) -> str:
+        return f"mean\u00a0IoU\u00a0{self.mean_iou:.3f}, boundary\u00a0IoU\u00a0{self.boundary_iou:.3f}"
 
 
 class Scenes:
@@ -54,6 +60,16 @@ class Scenes:
         """The IoU of each class, in its colour, with a tick where it is in `whole`."""
         colours = ["#" + bytes(colour.tolist()).hex() for colour in self.palette]
         return [bar(name, found.each[at], whole.each[at], colours[at]) for at, name in enumerate(self.classes)]
+
+    def difference(self, mask: Tensor, whole: Tensor, scene: int) -> Panel:
+        """Where a label map (H, W) is not `whole`, and which of the two is right there."""
+        truth, picture = self.masks[scene], Image(self.images[scene], opacity=0.3)
+        changed = mask != whole
+        lost, won = changed & (whole == truth), changed & (mask == truth)     # nowhere where the truth is void
+        verdict = torch.full_like(mask, NEITHER).masked_fill(lost, LOST).masked_fill(won, WON)
+        shown = LabelMap(torch.where(changed, verdict, CLEAR), VERDICTS, box=picture.extent())
+        return Panel("What that changes", [picture, shown], f"{changed.float().mean():.1%} of the pixels. Orange: "
+                     f"{int(lost.sum())} that were right. Blue: {int(won.sum())} that are now.")
 
 
 def bar(name: str, value: float, tick: float, colour: str = "accent") -> Bar:

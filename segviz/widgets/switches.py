@@ -76,19 +76,14 @@ class SwitchesExplorer(Explorer):
         panels = [
             Panel(f"Scene {scene}", [Image(self.scenes.images[scene])]),
             Panel("Truth", [LabelMap(self.scenes.masks[scene], palette)]),
-            Panel("Switches in all stages", [LabelMap(whole_mask, palette)], _words(whole)),
-            Panel("As set below", [LabelMap(mask, palette)], _words(found)),
+            Panel("Switches in all stages", [LabelMap(whole_mask, palette)], str(whole)),
+            Panel("As set below", [LabelMap(mask, palette)], str(found)),
             Panel("IoU of each class", [Bars(self.scenes.class_bars(found, whole))], "Tick: switches in all stages."),
             *(Panel(f"{step}, {mode}", [HeatMap(_strength(each), 0, high, legend="activation", box=square)])
               for step, mode, each, high in zip(self.steps, modes, maps, most, strict=True)),
         ]
         said = ", ".join(f"{step} {mode}" for step, mode in zip(self.steps, modes, strict=True))
-        return State(panels, f"Scene {scene}, unpooling {said}: {_words(found)}. With switches in all stages: "
-                             f"{_words(whole)}.")
-
-
-def _words(scores) -> str:
-    return f"mean\u00a0IoU\u00a0{scores.mean_iou:.3f}, boundary\u00a0IoU\u00a0{scores.boundary_iou:.3f}"
+        return State(panels, f"Scene {scene}, unpooling {said}: {found}. With switches in all stages: {whole}.")
 
 
 def _strength(maps: Tensor) -> Tensor:

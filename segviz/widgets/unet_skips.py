@@ -12,12 +12,10 @@ from segviz.draw import PALETTE
 from segviz.models import UNet
 from segviz.widgets.controls import Choice, Slider
 from segviz.widgets.engine import Explorer
-from segviz.widgets.panels import CLEAR, Bar, Bars, HeatMap, Image, LabelMap, Panel, State
+from segviz.widgets.panels import Bar, Bars, HeatMap, Image, LabelMap, Panel, State
 from segviz.widgets.scenes import Scenes, bar
 
 KEPT, CUT, OTHER = "kept", "cut", "another scene's"
-LOST, WON, NEITHER = range(3)
-VERDICTS = torch.tensor([[0xD5, 0x5E, 0x00], [0x00, 0x72, 0xB2], [0x99, 0x99, 0x99]], dtype=torch.uint8)  # Okabe, Ito
 
 
 class UNetSkipsExplorer(Explorer):
@@ -99,7 +97,7 @@ class UNetSkipsExplorer(Explorer):
             Panel("Truth", [LabelMap(self.scenes.masks[scene], palette)]),
             Panel("All skips kept", [LabelMap(whole_mask, palette)], _words(whole, whole_counted)),
             Panel("As set below", [LabelMap(mask, palette)], _words(found, counted)),
-            self._difference(scene, mask, whole_mask),
+            self.scenes.difference(mask, whole_mask, scene),
             Panel("IoU of each class" + ("; counts" if counted else ""), [Bars(rows)], "Tick: all skips kept."),
             *(Panel(f"Skip {level}, {kind}", [HeatMap(_strength(each), 0, high, legend="activation", box=square)])
               for level, (kind, each, high) in enumerate(zip(kinds, handed, most, strict=True))),
@@ -107,15 +105,6 @@ class UNetSkipsExplorer(Explorer):
         said = ", ".join(f"{level} {kind}" for level, kind in enumerate(kinds))
         return State(panels, f"Scene {scene}, skips {said}: {_words(found, counted)}. With all kept: "
                              f"{_words(whole, whole_counted)}.")
-
-    def _difference(self, scene: int, mask: Tensor, whole: Tensor) -> Panel:
-        truth, picture = self.scenes.masks[scene], Image(self.scenes.images[scene], opacity=0.3)
-        changed = mask != whole
-        lost, won = changed & (whole == truth), changed & (mask == truth)     # nowhere where the truth is void
-        verdict = torch.full_like(mask, NEITHER).masked_fill(lost, LOST).masked_fill(won, WON)
-        shown = LabelMap(torch.where(changed, verdict, CLEAR), VERDICTS, box=picture.extent())
-        return Panel("What that changes", [picture, shown], f"{changed.float().mean():.1%} of the pixels. Orange: "
-                     f"{int(lost.sum())} that were right. Blue: {int(won.sum())} that are now.")
 
 
 def _check(network, scenes: Scenes, count: str) -> None:
@@ -140,9 +129,8 @@ def _count_bars(counted, whole) -> list[Bar]:
 
 
 def _words(scores, counted) -> str:
-    scored = f"mean\u00a0IoU\u00a0{scores.mean_iou:.3f}, boundary\u00a0IoU\u00a0{scores.boundary_iou:.3f}"
     told = [f"{one} of {total} {name}".replace(" pairs", " touching pairs") for name, one, total in counted]
-    return ", ".join([scored, *told])
+    return ", ".join([str(scores), *told])
 
 
 def _strength(maps: Tensor) -> Tensor:
