@@ -16,8 +16,8 @@ PACKAGE = Path(segviz.__file__).parent
 GROUND = {"layers", "metrics", "losses", "instances", "receptive", "crf", "draw", "exercises.progress"}
 MIDDLE = GROUND | {"data", "models", "training", "live"}
 RULES = {
-    "layers": set(), "metrics": set(), "losses": set(), "instances": set(), "receptive": {"receptive"}, "crf": set(),
-    "draw": set(),
+    "layers": {"layers"}, "receptive": {"receptive"},
+    "metrics": set(), "losses": set(), "instances": set(), "crf": set(), "draw": set(),
     "exercises.progress": set(),
     "data": {"data", "draw"},
     "models": {"models", "layers"},
