@@ -33,6 +33,7 @@ from segviz.exercises import (
     lesson_08,
     lesson_09,
     lesson_10,
+    lesson_12,
 )
 from segviz.exercises.progress import Progress
 from segviz.layers import bilinear_kernel, linear_to_conv
@@ -577,6 +578,97 @@ def _at_work_by_loops(size, rate):
     return np.mean([down * across for down in inside for across in inside])
 
 
+def _one_kernel_by_gradient(kernels, rates):
+    side = 2 * max(rates) + 1
+    picture = torch.zeros(1, 1, side, side, requires_grad=True)
+    middle = sum(F.conv2d(picture, k[None, None], padding=r, dilation=r) for k, r in zip(kernels, rates, strict=True))[0, 0, side // 2, side // 2]
+    return torch.autograd.grad(middle, picture)[0][0, 0]
+
+
+def _one_kernel_by_padding(kernels, rates):
+    return sum(F.pad(lesson_10.with_holes.reference(k, r), [max(rates) - r] * 4) for k, r in zip(kernels, rates, strict=True))
+
+
+def _one_kernel_by_loops(kernels, rates):
+    taps = [[0.0] * (2 * max(rates) + 1) for _ in range(2 * max(rates) + 1)]
+    for kernel, r in zip(kernels, rates, strict=True):
+        for a, b in itertools.product((-1, 0, 1), repeat=2):
+            taps[max(rates) + a * r][max(rates) + b * r] += float(kernel[1 + a, 1 + b])
+    return taps
+
+
+def _aspp_by_layer(maps, point, atrous, rates, whole):
+    layer = segviz.layers.ASPP(maps.shape[1], len(point), rates)
+    for branch, weight in zip(layer.convs, (point, *atrous, whole), strict=True):
+        conv, = (part for part in branch if isinstance(part, nn.Conv2d))
+        conv.weight.data = weight
+        for i, part in enumerate(branch):
+            if isinstance(part, nn.BatchNorm2d):
+                branch[i] = nn.Identity()
+    return torch.cat(layer.levels(maps), 1)
+
+
+def _aspp_by_matrices(maps, point, atrous, rates, whole):
+    (batch, _, height, width), found = maps.shape, []
+    for w, r in ((point, 0), *zip(atrous, rates, strict=True)):
+        windows = F.unfold(maps, w.shape[-1], dilation=max(r, 1), padding=r)
+        found.append((w.flatten(1) @ windows).view(batch, -1, height, width))
+    mean = maps.flatten(2).mean(2) @ whole.flatten(1).T
+    return np.maximum(torch.cat([*found, mean[..., None, None].repeat(1, 1, height, width)], 1).numpy(), 0)
+
+
+def _aspp_by_shifts(maps, point, atrous, rates, whole):
+    height, width = maps.shape[2:]
+    mixed = [torch.einsum("bchw,dc->bdhw", maps, point[..., 0, 0])]
+    for w, r in zip(atrous, rates, strict=True):
+        large = F.pad(maps, [r] * 4)
+        mixed.append(sum(torch.einsum("bchw,dc->bdhw", large[..., a * r:a * r + height, b * r:b * r + width], w[..., a, b])
+                         for a in range(3) for b in range(3)))
+    mixed.append(nn.Upsample((height, width))(F.conv2d(F.adaptive_avg_pool2d(maps, 1), whole)))
+    return torch.hstack([x.clamp(min=0) for x in mixed]).double()
+
+
+def _costs_by_layers(inputs, outputs, k, places):
+    with torch.device("meta"):
+        convs = nn.Conv2d(inputs, outputs, k, bias=False), nn.Conv2d(inputs, inputs, k, groups=inputs, bias=False), nn.Conv2d(inputs, outputs, 1, bias=False)
+    return torch.tensor([places * conv.weight.numel() for conv in convs])
+
+
+def _costs_by_counting(inputs, outputs, k, places):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    found = []
+    for to, side, groups in ((outputs, k, 1), (inputs, k, inputs), (outputs, 1, 1)):
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            F.conv2d(torch.empty(1, inputs, 1, places + side - 1), torch.empty(to, inputs // groups, 1, side), groups=groups)
+        found.append(counter.get_total_flops() // 2 * side)
+    return found
+
+
+def _separable_by_eigenvectors(weight):
+    by_channel = weight.transpose(0, 1).flatten(2)
+    v = torch.linalg.eigh(by_channel.mT @ by_channel).eigenvectors[..., -1]
+    return v.view(-1, 1, *weight.shape[2:]), torch.einsum("iok,ik->oi", by_channel, v)[..., None, None]
+
+
+def _separable_in_turns(weight):
+    by_channel, pointwise = weight.transpose(0, 1).flatten(2).double(), torch.ones(*weight.shape[1::-1], dtype=torch.double)
+    pointwise[:, 0] = 2
+    for _ in range(500):                                # least squares for one of the two, then for the other
+        depthwise = torch.einsum("iok,io->ik", by_channel, pointwise) / pointwise.square().sum(1, keepdim=True)
+        pointwise = torch.einsum("iok,ik->io", by_channel, depthwise) / depthwise.square().sum(1, keepdim=True)
+    return depthwise.view(-1, 1, *weight.shape[2:]), pointwise.T[..., None, None]
+
+
+def _separable_by_numpy(weight):
+    outputs, inputs, k, _ = weight.shape
+    depthwise, pointwise = np.empty((inputs, 1, k, k)), np.empty((outputs, inputs, 1, 1))
+    for i in range(inputs):
+        u, s, v = np.linalg.svd(weight[:, i].reshape(outputs, -1).numpy())
+        depthwise[i, 0], pointwise[:, i, 0, 0] = -s[0] * v[0].reshape(k, k), -u[:, 0]
+    return [depthwise, pointwise]
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -652,6 +744,10 @@ RIGHT = {
     lesson_10.widest: [_widest_by_field, lambda t, n: [t**i for i in range(n)][::-1], lambda t, n: np.power(t, np.arange(n)),
                        lambda t, n: (float(t) ** torch.arange(n)).tolist()],
     lesson_10.at_work: [_at_work_by_ones, _at_work_by_loops, lambda s, r: (3 - 2 * min(r, s) / s) ** 2],
+    lesson_12.one_kernel: [_one_kernel_by_gradient, _one_kernel_by_padding, _one_kernel_by_loops],
+    lesson_12.aspp: [_aspp_by_layer, _aspp_by_matrices, _aspp_by_shifts],
+    lesson_12.costs: [_costs_by_layers, _costs_by_counting, lambda i, o, k, p: np.array([o * k * k, k * k, o]) * i * p],
+    lesson_12.as_separable: [_separable_by_eigenvectors, _separable_in_turns, _separable_by_numpy],
 }
 
 
