@@ -4,6 +4,7 @@ from segviz.widgets.atrous import AtrousExplorer
 from segviz.widgets.atrous_rates import AtrousRatesExplorer
 from segviz.widgets.checkerboard import CheckerboardExplorer
 from segviz.widgets.controls import Choice, Point, Slider, Toggle
+from segviz.widgets.deeplab import DeepLabExplorer
 from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import (
     Bar,
@@ -45,6 +46,7 @@ __all__ = [
     "Chain",
     "CheckerboardExplorer",
     "Choice",
+    "DeepLabExplorer",
     "Dots",
     "Explorer",
     "Grid",
