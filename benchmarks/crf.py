@@ -2,13 +2,13 @@
 
     python benchmarks/crf.py [--threads 2] [--sizes 96x96 240x180] [--classes 21] [--cuda 500x375]
 
-Ten iterations with the parameters of DeepLab v2's release and with those of pydensecrf's example, on a scene of soft
-colours (width x height) and a network that is unsure at its edges. Each measurement runs in a process of its own; its
-memory is the highest that the process ever held (VmHWM in Linux's /proc/self/status) above what it held when the scene
-was there, on a GPU the most that torch had allocated. "labels": the share of pixels with the same label; "difference":
-the mean one of the marginals. pydensecrf takes one thread; where it cannot be imported, its columns are left out
-(pip install pydensecrf2, which needs a C++ compiler). Where there is a GPU, the exact one runs there at --cuda too, and
-pydensecrf on the CPU. Writes data/results/crf.json.
+Ten iterations with the parameters of DeepLab v2's release (ResNet-101) and with those of pydensecrf's example, on a
+scene of soft colours (width x height) and a network that is unsure at its edges. Each measurement runs in a process of
+its own; its memory is the highest that the process ever held (VmHWM in Linux's /proc/self/status) above what it held
+when the scene was there, on a GPU the most that torch had allocated. "labels": the share of pixels with the same label;
+"difference": the mean one of the marginals. pydensecrf takes one thread; where it cannot be imported, its columns are
+left out (pip install pydensecrf2, which needs a C++ compiler). Where there is a GPU, the exact one runs there at --cuda
+too, and pydensecrf on the CPU. Writes data/results/crf.json.
 """
 
 import argparse

@@ -55,7 +55,8 @@ class ASPP(nn.Module):
     in_channels: of the map that comes in. out_channels: of each branch, and of what comes out. Branches: a 1x1
     convolution; one of 3x3 for each of `rates`; the average of the whole map, and a 1x1 convolution of it; batch
     normalisation and a ReLU behind each. They are concatenated, and a 1x1 convolution with the same behind it joins
-    them; then single numbers are dropped. separable: the 3x3 convolutions are `separable_conv`s (DeepLab v3+).
+    them; then single numbers are dropped, as in the authors' code. separable: the 3x3 convolutions are
+    `separable_conv`s (DeepLab v3+).
 
     (B, in_channels, H, W) -> (B, out_channels, H, W). A rate that reaches beyond the map reads its middle tap alone.
     Parameters have torchvision's names. ValueError for rates below 1, and for a batch of one in training: of one

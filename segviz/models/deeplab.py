@@ -30,7 +30,8 @@ class DeepLabV1(nn.Module):
 
     Poolings are 3x3, which keep every place upon its own pixel. pool4 and pool5 do not stride, and the fifth stage has
     rate 2. Theirs is not quite the strided network at more places: pool5 is not dilated, and is followed by a 3x3
-    average. The authors begin from VGG16's ImageNet weights, here convolutions start as in `vgg`.
+    average. The authors begin from VGG16's ImageNet weights, here convolutions start as in `vgg`. They train
+    `score_map` on every 8th label; only in testing do they upsample.
 
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W). ValueError for
     anything else.
@@ -73,7 +74,7 @@ class DeepLabV2(nn.Module):
     rates: of the score layers; one alone is LargeFOV.
 
     The paper also sees each image at three scales and takes the maximum; here it is seen once. Batch norms train here;
-    the authors keep theirs as ImageNet left them.
+    the authors keep theirs as ImageNet left them. They train on every 8th label, as in v1.
 
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W). ValueError for
     anything else.
@@ -201,7 +202,7 @@ class DeepLabV3Plus(nn.Module):
     Xception; else plain ones.
 
     The decoder (section 3.1, 4.1): the map of the ResNet's first stage is brought to 48 channels (3 / 4 of `width`) by
-    a 1x1 convolution, so that the context's 256 outweigh it; the context is upsampled and concatenated; two 3x3
+    a 1x1 convolution, lest it outweigh the context's 256; the context is upsampled and concatenated; two 3x3
     convolutions of 256 follow, a 1x1 to scores, upsampling.
 
     `model(images)`: (B, in_channels, H, W) float, H and W from 32 up -> logits (B, num_classes, H, W). ValueError for
@@ -251,7 +252,7 @@ def _rates(rates: tuple[int, ...] | None, output_stride: int) -> tuple[int, ...]
 
 
 def _score(in_channels: int, num_classes: int, kernel_size: int = 1, rate: int = 1) -> nn.Conv2d:
-    """A convolution that starts from N(0, 0.01), without bias: what the authors' Caffe models score with."""
+    """A convolution whose weights start from N(0, 0.01), its bias from 0: as the authors' Caffe models score."""
     conv = nn.Conv2d(in_channels, num_classes, kernel_size, padding=rate * (kernel_size // 2), dilation=rate)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)
