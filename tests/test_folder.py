@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_meant_is_refused_when_it_is_read(root, done):
 def test_black_and_white_masks_are_refused_unless_there_are_more_classes_than_two(root):
     written(root / "val" / "masks" / "c.png", np.eye(36) * 255)
     for classes in (None, CLASSES[:2]):
-        with pytest.raises(ValueError, match=r"c\.png holds 0 and 255 alone.*write 1 instead"):
+        with pytest.raises(ValueError, match=r"c\.png holds 0 and 255 alone.*binary=True"):
             Folder(root, "val", classes)[2]
     assert Folder(root, "val", CLASSES)[2][1].unique().tolist() == [0, 255]      # background, and void
 
@@ -195,3 +195,65 @@ def test_a_decompression_bomb_is_refused_in_words(root, monkeypatch):
 def test_bad_arguments_are_refused_in_words(root, arguments, words):
     with pytest.raises(ValueError, match=words):
         Folder(root, "val", **arguments)
+
+
+# -- masks as people have them
+
+
+def test_black_and_white_masks_when_it_is_said(root):
+    for name, mode in (("a", "L"), ("b", "1"), ("c", "L")):
+        size = values(root / "val" / "images" / f"{name}.png").shape[:2]
+        written(root / "val" / "masks" / f"{name}.png", np.indices(size).sum(0) % 2 * 255, mode)
+    for _, mask in Folder(root, "val", binary=True):
+        assert torch.equal(mask, torch.from_numpy(np.indices(mask.shape).sum(0) % 2))
+
+
+@pytest.mark.parametrize(("mask", "says"), [
+    (np.arange(36 * 36).reshape(36, 36) % 200, r"c\.png was said to be black and white.*1, 2, 3, 4, 5 and 194 more"),
+    (np.zeros((36, 36, 3)), r"c\.png is of Pillow's mode 'RGB': binary masks"),
+])
+def test_what_is_not_black_and_white_is_refused(root, mask, says):
+    written(root / "val" / "masks" / "c.png", mask)
+    with pytest.raises(ValueError, match=says):
+        Folder(root, "val", binary=True)[2]
+
+
+COLOURED = """background #000000
+nucleus  #ff0000
+
+cell wall #00FF00
+void #ffffff
+"""
+
+
+def test_classes_and_colours_come_from_the_folder(root):
+    (root / "classes.txt").write_text(COLOURED, encoding="utf-8")
+    palette, labels = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [255, 255, 255]]), np.array([0, 1, 2, 255])
+    drawn = np.random.default_rng(1).integers(0, 4, (36, 36))
+    written(root / "val" / "masks" / "c.png", palette[drawn])
+    data = Folder(root, "val")
+    assert data.classes == ("background", "nucleus", "cell wall")
+    assert torch.equal(data[2][1], torch.from_numpy(labels[drawn]))
+    assert torch.equal(data[0][1], values(root / "val/masks/a.png"))      # a grey one, beside it, holds labels
+
+
+def test_colours_without_a_name_are_told_and_counted(root):
+    (root / "classes.txt").write_text(COLOURED)
+    picture = np.zeros((36, 36, 3), np.uint8)
+    picture[:2, :3], picture[5, 5] = (255, 0, 1), (1, 2, 3)
+    written(root / "val" / "masks" / "c.png", picture)
+    with pytest.raises(ValueError, match=r"c\.png holds colours.*#ff0001 \(6 pixels\), #010203 \(1 pixels\)"):
+        Folder(root, "val")[2]
+    (root / "classes.txt").unlink()
+    with pytest.raises(ValueError, match=r"c\.png is of Pillow's mode 'RGB'.*classes\.txt"):
+        Folder(root, "val")[2]
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("", "names 0 classes"), ("road\nroad", "line 2.*twice"), ("road\nvoid", "line 2.*void without its colour"),
+    ("road #112233\nsky #112233", "line 2: #112233 is the colour of two classes"),
+])
+def test_a_list_of_classes_that_cannot_be_meant(root, text, says):
+    (root / "classes.txt").write_text(text)
+    with pytest.raises(ValueError, match=f"classes.txt.*{says}"):
+        Folder(root, "val")

@@ -5,19 +5,17 @@ and what to do: a wrong label map trains as smoothly as a right one.
 """
 
 import operator
+import re
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-VOID = 255
+from segviz.data import pictures
+from segviz.data.pictures import MODES, VOID, listed
+
+NAMES = "classes.txt"
 IMAGES, MASKS = (".png", ".jpg", ".jpeg", ".bmp"), (".png",)
-MODES = {1: "L", 3: "RGB"}  # by channels, as Pillow calls them
-ORIENTATION = 0x0112  # the EXIF tag of a camera that was held upright
-BITS = 24  # the byte of a PNG that says how many bits a number has
 
 
 class Folder(Dataset):
@@ -29,8 +27,8 @@ class Folder(Dataset):
     luminance, grey becomes three equal channels.
 
     Images are PNG, JPEG or BMP of 8 bits, grey or RGB; masks are PNG of 8 bits, grey or with a palette, whose indices
-    are the labels. A pair has one name, whatever its suffixes, which may be upper case; items are in the order of the
-    names. Files whose names begin with a dot are left out.
+    are the labels (or as above). A pair has one name, whatever its suffixes, which may be upper case; items are in the
+    order of the names. Files whose names begin with a dot are left out.
 
     Raises ValueError in words that name the path: at once for a folder that is missing, empty, or holds an image
     without its mask, a mask without its image, two files of one name, or another kind of file; when an item is read,
@@ -38,19 +36,21 @@ class Folder(Dataset):
     255 alone, where there are not three classes or more: a black and white picture, where 255 would be void).
     """
 
-    def __init__(self, root, split: str, classes: tuple[str, ...] | None = None, channels: int = 3):
+    def __init__(self, root, split: str, classes: tuple[str, ...] | None = None, channels: int = 3,
+                 binary: bool = False):
         if channels not in MODES:
             raise ValueError(f"channels is 3, or 1 for grey, but got {channels!r}")
         if classes is not None and not 1 <= len(classes) <= VOID:
             raise ValueError(f"classes names 1 to {VOID} classes, but got {len(classes)}")
-        self.root, self.split = Path(root), split
-        self.classes, self.channels = None if classes is None else tuple(classes), channels
+        self.root, self.split, self.channels, self.binary = Path(root), split, channels, binary
+        named, self.colours = _described(self.root / NAMES)
+        self.classes = named if classes is None else tuple(classes)
         place = _split_folder(self.root, split)
         images, masks = _files(place / "images", IMAGES), _files(place / "masks", MASKS)
         for what, has, other, there in (("image", images, "mask", masks), ("mask", masks, "image", images)):
             if missing := sorted(has.keys() - there):
                 raise ValueError(
-                    f"{place}: {len(missing)} of {len(has)} {what}s have no {other}: {_first(missing)}. Each {what} "
+                    f"{place}: {len(missing)} of {len(has)} {what}s have no {other}: {listed(missing)}. Each {what} "
                     f"needs the {other} of the same name in {other}s/"
                 )
         self.pairs = [(images[name], masks[name]) for name in sorted(images)]
@@ -63,7 +63,7 @@ class Folder(Dataset):
         if not -len(self) <= item < len(self):
             raise IndexError(f"item {item} of a Folder of {len(self)} images: items run from 0 to {len(self) - 1}")
         at, mask_at = self.pairs[item]
-        image, mask = _image(at, self.channels), _mask(mask_at)
+        image, mask = pictures.image(at, self.channels), pictures.mask(mask_at, self.binary, self.colours)
         if image.shape[1:] != mask.shape:
             raise ValueError(
                 f"{at} is {_size(image.shape[1:])}, but {mask_at} is {_size(mask.shape)} (height x width): a mask "
@@ -77,7 +77,7 @@ class Folder(Dataset):
         if found == [0, VOID] and len(self.classes or ()) < 3:
             raise ValueError(
                 f"{path} holds 0 and 255 alone. 255 means void here, pixels without a label: if it is to mean class 1, "
-                "write 1 instead of 255 into the masks"
+                "say binary=True (on the command line: --binary)"
             )
         if self.classes is None:
             return
@@ -85,9 +85,31 @@ class Folder(Dataset):
         if wild:
             hint = ". Do the labels begin at 1? Class 0 is the first" if wild == [len(self.classes)] else ""
             raise ValueError(
-                f"{path} holds the labels {_first(wild)}, but classes names {len(self.classes)}: labels are 0 to "
+                f"{path} holds the labels {listed(wild)}, but classes names {len(self.classes)}: labels are 0 to "
                 f"{len(self.classes) - 1}, and 255 for void{hint}"
             )
+
+
+def _described(path: Path) -> tuple[tuple[str, ...] | None, dict[tuple[int, int, int], int]]:
+    """The names of the classes that classes.txt gives (None where there is no such file), and the label of each
+    colour."""
+    if not path.exists():
+        return None, {}
+    names, colours = [], {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        found = re.fullmatch(r"\s*(.+?)(?:\s+#([0-9a-fA-F]{6}))?\s*", line)
+        name, colour = found.groups()
+        if (name == "void" and colour is None) or name in names:
+            raise ValueError(f"{path}, line {number}: {line!r} names a class twice, or a void without its colour")
+        label = VOID if name == "void" else len(names)
+        names += [name] * (name != "void")
+        if colour is not None and colours.setdefault(tuple(bytes.fromhex(colour)), label) != label:
+            raise ValueError(f"{path}, line {number}: #{colour} is the colour of two classes")
+    if not 1 <= len(names) <= VOID:
+        raise ValueError(f"{path} names {len(names)} classes: 1 to {VOID}, one a line, label 0 first")
+    return tuple(names), colours
 
 
 def _split_folder(root: Path, split: str) -> Path:
@@ -98,7 +120,7 @@ def _split_folder(root: Path, split: str) -> Path:
     place = root / split
     if not place.is_dir():
         there = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        raise ValueError(f"{root} has no split {split!r}; its folders are {_first(there)}. {layout}")
+        raise ValueError(f"{root} has no split {split!r}; its folders are {listed(there)}. {layout}")
     for part in ("images", "masks"):
         if not (place / part).is_dir():
             raise ValueError(f"{place} has no folder {part}. {layout}")
@@ -120,65 +142,6 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not found:
         raise ValueError(f"{folder} is empty: put {', '.join(suffixes)} files there")
     return found
-
-
-def _image(path: Path, channels: int) -> Tensor:
-    """float32 (channels, H, W) in [0, 1]."""
-    picture = _opened(path)
-    if picture.mode not in MODES.values():
-        raise ValueError(
-            f"{path} is of Pillow's mode {picture.mode!r}: images are 8 bits a channel, grey ('L') or 'RGB'. Save it "
-            "so; what becomes of transparency, or of more than 8 bits, is yours to decide"
-        )
-    if picture.getexif().get(ORIENTATION, 1) != 1:
-        raise ValueError(
-            f"{path} is to be shown turned, its EXIF data say, and its mask knows nothing of that: save the image as "
-            "it should be seen, without the tag"
-        )
-    values = np.array(picture.convert(MODES[channels]))
-    return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1).contiguous().float() / 255
-
-
-def _mask(path: Path) -> Tensor:
-    """int64 (H, W). A palette's colours play no part: pixels of such a file are indices."""
-    picture = _opened(path)
-    if picture.format != "PNG":
-        raise ValueError(
-            f"{path} is a {picture.format} file, whatever its name says: masks are PNG, which keeps every number (JPEG "
-            "invents classes)"
-        )
-    if picture.mode not in ("L", "P"):
-        raise ValueError(
-            f"{path} is of Pillow's mode {picture.mode!r}: a mask is a PNG with one channel of 8 bits, whose numbers "
-            "are the labels ('L' or 'P'). Colours must be turned into labels first"
-        )
-    with path.open("rb") as file:
-        bits = file.read(BITS + 1)[BITS]
-    if picture.mode == "L" and bits < 8:
-        raise ValueError(
-            f"{path} is a grey PNG of {bits} bits: readers spread its few numbers over 0 to 255, label 1 becomes "
-            f"{255 // (2**bits - 1)}. Save it with 8 bits"
-        )
-    return torch.from_numpy(np.array(picture)).long()
-
-
-def _opened(path: Path) -> Image.Image:
-    """The picture, read whole: a file that was cut short is noticed only then."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read as a picture: {error}. Look at it in a viewer; fetch "
-            "or save it again"
-        ) from error
-
-
-def _first(names: list, count: int = 5) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(map(str, names[:count])) + more if names else "none"
-
 
 def _size(shape) -> str:
     return " x ".join(map(str, shape))

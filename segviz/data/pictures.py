@@ -1,0 +1,106 @@
+"""Pictures read from files: images as floats, masks as labels. What cannot be meant is refused in words."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+VOID = 255
+MODES = {1: "L", 3: "RGB"}  # by channels, as Pillow calls them
+ORIENTATION = 0x0112  # the EXIF tag of a camera that was held upright
+BITS = 24  # the byte of a PNG that says how many bits a number has
+
+
+def image(path: Path, channels: int = 3) -> Tensor:
+    """float32 (channels, H, W) in [0, 1]. Colour becomes grey by its luminance, grey becomes three equal channels."""
+    picture = _opened(path)
+    if picture.mode not in MODES.values():
+        raise ValueError(
+            f"{path} is of Pillow's mode {picture.mode!r}: images are 8 bits a channel, grey ('L') or 'RGB'. Save it "
+            "so; what becomes of transparency, or of more than 8 bits, is yours to decide"
+        )
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        raise ValueError(
+            f"{path} is to be shown turned, its EXIF data say, and its mask knows nothing of that: save the image as "
+            "it should be seen, without the tag"
+        )
+    values = np.array(picture.convert(MODES[channels]))
+    return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def mask(path: Path, binary: bool = False, colours: dict[tuple[int, int, int], int] | None = None) -> Tensor:
+    """int64 (H, W). A palette's colours play no part: pixels of such a file are indices.
+
+    binary: the picture is black and white, and white (255) is label 1. colours: the label of each colour of an RGB
+    picture; of others they play no part.
+    """
+    picture = _opened(path)
+    if picture.format != "PNG":
+        raise ValueError(
+            f"{path} is a {picture.format} file, whatever its name says: masks are PNG, which keeps every number (JPEG "
+            "invents classes)"
+        )
+    if binary:
+        return _black_and_white(path, picture)
+    if picture.mode == "RGB" and colours:
+        return _by_colour(path, np.array(picture), colours)
+    if picture.mode not in ("L", "P"):
+        raise ValueError(
+            f"{path} is of Pillow's mode {picture.mode!r}: a mask is a PNG with one channel of 8 bits, whose numbers "
+            "are the labels ('L' or 'P'). For an RGB one classes.txt has to name each class with its colour"
+        )
+    with path.open("rb") as file:
+        bits = file.read(BITS + 1)[BITS]
+    if picture.mode == "L" and bits < 8:
+        raise ValueError(
+            f"{path} is a grey PNG of {bits} bits: readers spread its few numbers over 0 to 255, label 1 becomes "
+            f"{255 // (2**bits - 1)}. Save it with 8 bits"
+        )
+    return torch.from_numpy(np.array(picture)).long()
+
+
+def _black_and_white(path: Path, picture: Image.Image) -> Tensor:
+    if picture.mode not in ("1", "L"):
+        raise ValueError(f"{path} is of Pillow's mode {picture.mode!r}: binary masks are grey ('L'), or of 1 bit")
+    values = torch.from_numpy(np.array(picture.convert("L"))).long()
+    if grey := sorted(set(values.unique().tolist()) - {0, 255}):
+        raise ValueError(
+            f"{path} was said to be black and white, 0 and 255 alone, but it holds {listed(grey)}: was it resized, or "
+            "saved as a JPEG? If these are labels, leave binary out"
+        )
+    return values // 255
+
+
+def _by_colour(path: Path, values: np.ndarray, colours: dict[tuple[int, int, int], int]) -> Tensor:
+    labels = np.full(values.shape[:2], -1)
+    for colour, label in colours.items():
+        labels[(values == colour).all(2)] = label
+    if (labels < 0).any():
+        found, counts = np.unique(values[labels < 0], axis=0, return_counts=True)
+        wild = [f"#{bytes(found[at]).hex()} ({counts[at]} pixels)" for at in counts.argsort()[::-1]]
+        raise ValueError(
+            f"{path} holds colours that classes.txt does not name: {listed(wild)}. Name them there, or, if they lie at "
+            "the outlines alone, save the mask again without smoothing"
+        )
+    return torch.from_numpy(labels).long()
+
+
+def _opened(path: Path) -> Image.Image:
+    """The picture, read whole: a file that was cut short is noticed only then."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read as a picture: {error}. Look at it in a viewer; fetch "
+            "or save it again"
+        ) from error
+
+
+def listed(names: list, count: int = 5) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(str, names[:count])) + more if names else "none"
