@@ -114,6 +114,53 @@ def _line(standing: Standing) -> str:
 
 
 @app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="The folder of the run, a new one.")],
+    model: Annotated[str, typer.Option(help="unet, fcn32s, fcn16s, fcn8s, hypercolumn, deconvnet, pspnet, deeplabv1, "
+                                            "deeplabv2, deeplabv3 or deeplabv3plus.")] = "unet",
+    data: Annotated[str, typer.Option(help="toytown, cells, voc, pets, or a folder with train/images, train/masks, "
+                                           "val/images and val/masks.")] = "toytown",
+    epochs: Annotated[float | None, typer.Option(min=0.0, help="How often each image is seen; or:")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="How many batches. Default: 2000; 20000 on a GPU.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Channels of the first stage. Default: 16; the paper's 64 on "
+                                                          "a GPU.")] = None,
+    size: Annotated[int | None, typer.Option(min=32, help="Height and width of the crops. Default: as most images are, "
+                                                          "at most 256; 512 on a GPU.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8; what fits, up to 32, on a GPU.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate. Default: by the width.")] = None,
+    weights: Annotated[str, typer.Option(help="What classes count for: none, root, balanced, or auto: root where one "
+                                              "has less than 1 % of the pixels.")] = "auto",
+    channels: Annotated[int, typer.Option(help="3, or 1 to read images in grey.")] = 3,
+    binary: Annotated[bool, typer.Option("--binary", help="Masks are black and white: 255 is class 1.")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that load images.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the fastest one here.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all chance in it.")] = 0,
+    length: Annotated[int | None, typer.Option(min=1, help="How many images, of a world that is drawn.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch voc or pets if they are missing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Take up the run in --out where it was stopped.")] = False,
+) -> None:
+    """Train a network of the course on a world, on a public data set, or on your own images and masks.
+
+    Looks at the data first, and says what it chose where you said nothing. Ctrl-C saves; the same command with
+    --resume goes on, to the same result.
+
+    \b
+        segviz train --out runs/first                               (a U-Net on toytown)
+        segviz train --model deeplabv3plus --data photos --epochs 50 --out runs/photos
+        segviz train --data scans --binary --channels 1 --out runs/scans
+        torchrun --nproc-per-node 2 -m segviz train --out runs/two   (two processes, one result)
+    """
+    from segviz.runs import training
+    history = training.train(
+        out, model, data, resume=resume, device=device, channels=channels, data_size=None, length=length, binary=binary,
+        download=download, compile=compile, epochs=epochs, steps=steps, width=width, size=size, batch_size=batch_size,
+        lr=lr, weights=weights, workers=workers, seed=seed,
+    )
+    raise typer.Exit(130 if history.interrupted else 0)
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="The folder of a run (its best.safetensors is "
                                                                     "taken, else its last), or one file.")],

@@ -214,7 +214,7 @@ def test_evaluate_says_in_words_what_is_in_the_way(run, capsys):
         ((), "short.safetensors", "is damaged or cut short"),
         ((), "empty", "holds neither best.safetensors nor last.safetensors"),
         ((), "none", "there is no checkpoint"),
-        (("--data", "mars"), "", "a data set is toytown or cells, or a folder, but got 'mars'"),
+        (("--data", "mars"), "", "a data set is toytown, cells, voc, pets, or a folder, but got 'mars'"),
         (("--split", "all"), "", "split must be"),
         (("--device", "abacus"), "", "device is 'cpu', 'cuda' or 'mps', but got 'abacus'"),
     ]:

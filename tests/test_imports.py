@@ -30,7 +30,7 @@ RULES = {
     "copies": {"course"},
     "doctor": {"exercises.progress"},
     "launch": {"copies", "course", "doctor", "exercises.progress"},
-    "runs": {"checkpoint", "training", "data"},
+    "runs": {"runs", "checkpoint", "training", "data", "models", "losses", "draw", "exercises.progress"},
     "cli": {"copies", "course", "doctor", "launch", "runs", "exercises.progress", ""},
     "": set(),          # segviz/__init__.py; importing `segviz` itself is for the version only
 }

@@ -93,7 +93,7 @@ class ASPP(nn.Module):
 
 def _check_batch(maps: Tensor, branch: nn.Sequential, name: str) -> None:
     """ValueError in words where a branch that averages the whole map would train its batch norm on one image."""
-    if len(maps) == 1 and any(layer.training and isinstance(layer, nn.BatchNorm2d) for layer in branch):
+    if any(layer.training and isinstance(layer, nn.BatchNorm2d) for layer in branch) and len(maps) == 1:
         raise ValueError(
             f"{name} cannot train on a batch of one: it leaves one average a channel, and batch normalisation needs "
             "more. Take two images or more, or call .eval() first"

@@ -69,7 +69,7 @@ class DeconvNet(nn.Module):
         """fc7's answer (B, 64 width, 1, 1) and the switches of the five poolings, fine to coarse: int64 (B, C, h, w),
         h = w = size / 2, ..., size / 32."""
         vgg.check_images(images, self.in_channels)
-        if len(images) == 1 and self.fc6[1].training:
+        if self.fc6[1].training and len(images) == 1:
             raise ValueError(
                 "DeconvNet cannot train on a batch of one: behind fc6 the map is 1x1, and batch normalisation needs "
                 "more than one value a channel. Take two images or more, or call .eval() first"

@@ -103,7 +103,7 @@ def _dilated_pooling(size: int, rate: int) -> list[nn.Module]:
 
 def check_images(images: Tensor, in_channels: int, least: int = 32) -> None:
     """ValueError in words for what is no batch of float images (B, in_channels, H, W), H and W from `least` up."""
-    fits = images.dim() == 4 and images.shape[1] == in_channels and min(images.shape[2:]) >= least
+    fits = images.dim() == 4 and images.shape[1] == in_channels and all(size >= least for size in images.shape[2:])
     if not fits or not images.is_floating_point():
         raise ValueError(
             f"expected float images (B, {in_channels}, H, W) with H and W from {least} up, "

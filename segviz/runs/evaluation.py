@@ -1,13 +1,12 @@
-"""What the command line does with a run that was trained: find its file and its data, and score it."""
+"""A run that was trained: find its file and its data, and score it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from segviz import checkpoint, training
+from segviz.runs.sets import SETTINGS, WORLDS, data_set
 
 FILES = ("best.safetensors", "last.safetensors")  # of the folder of a run, the first that is there
-SETTINGS = ("name", "split", "size", "length", "seed")  # that say which data; a file records them as config["data"]
-WORLDS = ("toytown", "cells")  # that are drawn, at any size
 TOLERANCE = 0.005  # in mean IoU: other machines round in other places
 
 
@@ -77,20 +76,3 @@ def recorded_data(config: dict) -> dict:
     notes = config.get("notes")
     found = config.get("data") or (notes.get("data") if isinstance(notes, dict) else None)
     return {name: found[name] for name in SETTINGS if name in found} if isinstance(found, dict) else {}
-
-
-def data_set(name: str, split: str, size=None, length: int | None = None, seed: int = 0, channels: int = 3):
-    """The data set of that name, or of that folder, and the names of its classes (None where it does not tell).
-    channels: 3, or 1 for grey, of a folder's images."""
-    if name == "toytown":
-        from segviz.data import Toytown, toytown
-        return Toytown(split, size, length, seed), toytown.CLASSES
-    if name == "cells":
-        from segviz.data import Cells, cells
-        return Cells(split, size, length, seed), cells.CLASSES
-    if not Path(name).is_dir():
-        raise ValueError(f"a data set is toytown or cells, or a folder, but got {name!r}")
-    if size is not None or length is not None:
-        raise ValueError(f"the images of {name} are taken all, at their own sizes: leave size and length out")
-    from segviz.data import Folder
-    return Folder(name, split, channels=channels), None

@@ -1,0 +1,130 @@
+"""How a network is trained where nothing is said: by the machine and the data, and written down with the run."""
+
+import math
+import os
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from segviz import losses, models
+from segviz.data.survey import Survey
+from segviz.runs.sets import WORLDS
+
+MODELS = {name.lower(): name for name in models.__all__}  # as the command line calls them
+FROM_SCRATCH = {  # what helps a network that begins without ImageNet's weights, and on images smaller than the papers'
+    "FCN32s": {"padding": 1}, "FCN16s": {"padding": 1}, "FCN8s": {"padding": 1},
+    "UNet": {"norm": True},
+    "PSPNet": {"auxiliary": True},
+    "DeepLabV3": {"output_stride": 16, "dilate_first": True, "align_corners": True, "auxiliary": True},
+}  # fmt: skip
+LEAST, LARGEST = 64, {"cuda": 512, "cpu": 256}  # height and width of what is trained on
+SHARE = 0.8  # of the GPU's free memory
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides how a run goes. What is not given is chosen by `recipe`."""
+
+    model: str  # of segviz.models
+    arguments: dict  # of the model, besides classes and channels
+    steps: int
+    batch_size: int
+    lr: float
+    size: int  # of the crops
+    class_weights: list[float] | None
+    workers: int
+    seed: int
+
+    as_dict = asdict
+
+
+def recipe(
+    model: str,
+    data: str,
+    found: Survey,
+    device: torch.device,
+    *,
+    width: int | None = None,
+    size: int | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    weights: str = "auto",
+    workers: int | None = None,
+    seed: int = 0,
+    channels: int = 3,
+) -> Recipe:
+    """model: one of `MODELS`. data, found: what it is trained on. The rest: given, or None, and then chosen:
+
+    width: the paper's 64 on a GPU, 16 elsewhere. size: of the crops, that of most images, at most 512 pixels on a GPU,
+    256 elsewhere, a multiple of 32. epochs: how often each image is seen; steps: batches; one of them, or 20,000 steps
+    on a GPU, 2,000 elsewhere. batch_size: 8; on a GPU what its memory holds, at most 32. lr: 1e-3; 2e-3 for a width
+    below 32. weights: "none"; "balanced", `losses.class_weights`; "root", the square roots of these, which are milder;
+    "auto", "root" where a class has less than a hundredth of the pixels. Raises ValueError in words.
+    """
+    if model.lower() not in MODELS:
+        raise ValueError(f"a model is one of {', '.join(MODELS)}, but got {model!r}")
+    if steps is not None and epochs is not None:
+        raise ValueError("steps and epochs both say how long to train: give one of them")
+    name, gpu = MODELS[model.lower()], device.type == "cuda"
+    width = width or (64 if gpu else 16)
+    size = size or _size(found, LARGEST["cuda" if gpu else "cpu"])
+    arguments = FROM_SCRATCH.get(name, {}) | {"width": width} | ({"size": size} if name == "DeconvNet" else {})
+    if batch_size is None:
+        network = getattr(models, name)(len(found.classes), channels, **arguments)
+        batch_size = fitting(network, (channels, size, size), device) if gpu else 8
+    batch_size = min(batch_size, found.images)
+    if epochs is not None:
+        steps = max(1, round(epochs * (found.images // batch_size)))
+    if workers is None:
+        workers = 0 if data in WORLDS else min(8, (os.cpu_count() or 1) - (not gpu))
+    return Recipe(
+        name, arguments, steps or (20_000 if gpu else 2_000), batch_size, lr or (2e-3 if width < 32 else 1e-3), size,
+        _weights(found, weights), workers, seed,
+    )  # fmt: skip
+
+
+def _size(found: Survey, largest: int) -> int:
+    """The shorter side of most images, as a multiple of 32."""
+    (height, width), _ = found.sizes.most_common(1)[0]
+    return max(LEAST, min(largest, min(height, width)) // 32 * 32)
+
+
+def _weights(found: Survey, wanted: str) -> list[float] | None:
+    if wanted not in ("auto", "none", "balanced", "root"):
+        raise ValueError(f"weights are auto, none, balanced or root, but got {wanted!r}")
+    if wanted == "none" or (wanted == "auto" and not found.rare):
+        return None
+    balanced = losses.class_weights(torch.tensor(found.pixels))
+    return [round(weight, 4) for weight in (balanced if wanted == "balanced" else balanced.sqrt()).tolist()]
+
+
+def fitting(network: nn.Module, shape: tuple[int, int, int], device: torch.device, most: int = 32) -> int:
+    """The largest power of two up to `most` of images (C, H, W) that training holds in the GPU's memory: measured on
+    batches of 2 and 4, the rest counted in proportion. `network` is left on the CPU."""
+    free, _ = torch.cuda.mem_get_info(device)
+    needed = [_needed(network, count, shape, device) for count in (2, 4)]
+    each = max(1, (needed[1] - needed[0]) / 2)
+    count = (SHARE * free - needed[0]) / each + 2
+    if count < 2:
+        raise ValueError(f"the GPU's free memory, {free >> 20} MiB, is too small for two images of {shape[1:]}: choose "
+                         "a smaller size or width")
+    return min(most, 2 ** int(math.log2(count)))
+
+
+def _needed(network: nn.Module, count: int, shape: tuple[int, int, int], device: torch.device) -> int:
+    """Bytes at most that a training step with so many images takes: weights, their gradients and AdamW's two moments
+    with them."""
+    torch.cuda.reset_peak_memory_stats(device)
+    network.to(device, memory_format=torch.channels_last).train()
+    try:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            network(torch.rand(count, *shape, device=device)).float().square().mean().backward()
+        moments = 2 * sum(weight.numel() * weight.element_size() for weight in network.parameters())
+        return torch.cuda.max_memory_allocated(device) + moments
+    finally:
+        network.zero_grad()
+        network.to("cpu")
+        torch.cuda.empty_cache()
