@@ -31,6 +31,7 @@ RULES = {
     "doctor": {"exercises.progress"},
     "launch": {"copies", "course", "doctor", "exercises.progress"},
     "runs": {"runs", "checkpoint", "training", "data", "models", "losses", "draw", "exercises.progress"},
+    "export": {"checkpoint", ""},
     "cli": {"copies", "course", "doctor", "launch", "runs", "exercises.progress", ""},
     "": set(),          # segviz/__init__.py; importing `segviz` itself is for the version only
 }

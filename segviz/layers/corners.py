@@ -8,7 +8,7 @@ from torch import Tensor
 def filled(images: Tensor, stride: int = 8) -> Tensor:
     """Images (B, C, H, W), filled up below and to the right to the next H and W of the form stride * k + 1 with copies
     of their last row and column. A map at that stride then has its outermost places upon the image's corners."""
-    below, right = (-(size - 1) % stride for size in images.shape[2:])
+    below, right = (stride * ((size + stride - 2) // stride) + 1 - size for size in images.shape[2:])
     return F.pad(images, (0, right, 0, below), mode="replicate")
 
 

@@ -71,6 +71,8 @@ class UNet(nn.Module):
         self.upsamplings = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in coarse_to_fine)
         self.up = nn.ModuleList(_pair(read * c, c, pad, norm) for c in coarse_to_fine)
         self.score = nn.Conv2d(width, num_classes, 1)
+        fine_to_coarse = levels(fitting(1, depth, padding)[1], depth, padding)[:-1]
+        self.margins = [level.surplus // 2 for level in reversed(fine_to_coarse)]  # cropped off, the same at all sizes
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
                 reads = layer.in_channels if isinstance(layer, nn.ConvTranspose2d) else layer.weight[0].numel()
@@ -81,7 +83,8 @@ class UNet(nn.Module):
         check_images(images, self.in_channels)
         height, width = images.shape[2:]
         if self.padding == "same":
-            below, right = (-size % 2**self.depth for size in (height, width))
+            step = 2**self.depth
+            below, right = (step * ((size + step - 1) // step) - size for size in (height, width))
             images = F.pad(images, (0, right, 0, below), mode="replicate")
         return self.decode(self.encode(images))[..., :height, :width]
 
@@ -98,9 +101,10 @@ class UNet(nn.Module):
         """Logits from the maps of `encode`, one a level: of the images' size, or smaller with padding="valid". A map
         that is replaced by zeros is a skip that is cut."""
         *skips, x = maps
-        for skip, upsample, pair in zip(reversed(skips), self.upsamplings, self.up, strict=True):
+        for skip, upsample, pair, margin in zip(reversed(skips), self.upsamplings, self.up, self.margins, strict=True):
             x = upsample(x)
-            skip = _middle(skip, x.shape)
+            if margin:
+                skip = F.pad(skip, (-margin,) * 4)
             if self.merge == "concatenate":
                 x = torch.cat([skip, x], dim=1)
             elif self.merge == "add":
@@ -202,9 +206,3 @@ def _pair(in_channels: int, out_channels: int, pad: int, norm: bool) -> nn.Seque
         if norm:
             layers.insert(-1, nn.BatchNorm2d(out_channels))
     return nn.Sequential(*layers)
-
-
-def _middle(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The middle of `x`, of the height and width of `shape`."""
-    top, left = ((x.shape[axis] - shape[axis]) // 2 for axis in (2, 3))
-    return x[..., top : top + shape[2], left : left + shape[3]]
