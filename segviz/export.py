@@ -90,9 +90,10 @@ def to_program(network: nn.Module, path: str | os.PathLike, size: int | tuple[in
     """Writes a network as one file `.pt2`: `torch.export.load(path).module()` makes a module of it, without segviz.
 
     Arguments, check and errors as for `to_onnx`; torch runs the file, loaded back. The metadata are a JSON text:
-    `extra = {"segviz.json": ""}; torch.export.load(path, extra_files=extra)`. Torch reads the files of its own version
-    and of others near it. Up to 2.11 it keeps no size unknown that a pooling rounds up, as VGG16's do (FCN,
-    Hypercolumn): there these are for one size.
+    `extra = {"segviz.json": ""}; torch.export.load(path, extra_files=extra)`. Other versions of torch may not read the
+    file. Reading uses pickle: take such files only from those you trust. Torch 2.11 writes down how the sizes divide at
+    a pooling, so that FCN, Hypercolumn and DeepLabV3 with corners not aligned are for one size there, as
+    `Exported.fixed` says.
     """
     return _exported(network, Path(path), size, classes, dynamic, ".pt2", _save_program, _load_program)
 
