@@ -139,10 +139,7 @@ class Appearance:
     """
 
     def __init__(self, image: Tensor, xy_std: float, rgb_std: float):
-        _, height, width = image.shape
-        rows = torch.arange(height).to(image)[:, None].expand(height, width) / xy_std
-        columns = torch.arange(width).to(image).expand(height, width) / xy_std
-        features = torch.stack([rows, columns, *(image * (255 / rgb_std))], dim=-1).flatten(0, 1)
+        features = place_and_colour(image, xy_std, rgb_std)
         self.blocks = compact_blocks(features, BLOCK)                             # (blocks, pixels): their numbers
         features = features[self.blocks.clamp(max=len(features) - 1)]
         self.low, self.high = features.amin(1), features.amax(1)
@@ -185,6 +182,15 @@ class Appearance:
         queries = F.pad(self.queries[asking], (0, width - features))
         shares = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], scale=1.0)[:, 0]
         return shares[..., :classes] / shares[..., classes : classes + 1]
+
+
+def place_and_colour(image: Tensor, xy_std: float, rgb_std: float) -> Tensor:
+    """Row, column and colour of every pixel, each over its width, (H * W, 2 + channels): with these features f the
+    appearance kernel is exp(-|f_i - f_j|^2 / 2). image, widths: as in `mean_field`."""
+    _, height, width = image.shape
+    rows = torch.arange(height).to(image)[:, None].expand(height, width) / xy_std
+    columns = torch.arange(width).to(image).expand(height, width) / xy_std
+    return torch.stack([rows, columns, *(image * (255 / rgb_std))], dim=-1).flatten(0, 1)
 
 
 def compact_blocks(features: Tensor, size: int) -> Tensor:
