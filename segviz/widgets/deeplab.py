@@ -16,7 +16,7 @@ from segviz.widgets.engine import Explorer, one_thread
 from segviz.widgets.panels import Bar, Bars, Dots, HeatMap, Image, LabelMap, Panel, State, Text
 from segviz.widgets.scenes import Scenes
 
-PLAIN, SEPARABLE = FORMS = ("plain", "separable")               # by the network's `separable`
+FORMS = ("plain", "separable")                                  # by the network's `separable`
 TWINS = ("num_classes", "in_channels", "width", "layers", "output_stride", "rates", "multi_grid")
 RUNS = 7                                                        # of which the quickest is told
 
@@ -31,10 +31,11 @@ class DeepLabExplorer(Explorer):
 
     A branch that is off, and the details that are off, tell all places the same: their mean over all places and scenes,
     as trained. That says nothing of this picture and lies in the range on which what follows was trained; zeros, which
-    say as little, need not. What a branch tells of a place is the length of what it adds to the sum inside ASPP's
-    `project`, batch norm included, beyond what it adds when off; of details, that of the reduced map less its mean.
-    No weight is changed, and none was trained with a part off: what is seen is what this network relies on, not what
-    one without could learn. The decoder stays when details are off: it is no DeepLab v3.
+    say as little, need not. (Of one scene alone, image pooling is its own mean: give several.) What a branch tells of a
+    place is the length of what it adds to the sum inside ASPP's `project`, batch norm included, beyond what its mean
+    adds; of details, that of the reduced map less its mean. No weight is changed, and none was trained with a part off:
+    what is seen is what this network relies on, not what one without could learn. The decoder itself stays when details
+    are off: that is no DeepLab v3.
 
     Multiply-adds and parameters are those of all convolutions behind the backbone that are on; parameters count batch
     norms too. What is off need not be computed, for its mean is known. Times are measured once, when the explorer is
