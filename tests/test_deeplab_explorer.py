@@ -204,7 +204,7 @@ def test_what_is_off_is_not_counted(explorer, world, form, off):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         part(given)
     saved = counter.get_total_flops() / 2, sum(values.numel() for values in part.parameters())
-    on = [name != off for name in names]
+    on = tuple(name != off for name in names)
     before, after = head.cost(), head.cost(on[:-1], on[-1])
     where = "decoder" if off == "details" else "ASPP"
     assert {name: tuple(b - a for b, a in zip(before[name], after[name], strict=True)) for name in before} == {
@@ -226,7 +226,7 @@ def test_the_bars_of_cost_have_the_other_form_as_tick(explorer, world):
                 assert bar.reference == pytest.approx(costs[other][bar.label][at] / most[at])
         macs = costs[form]["both"][0]
         assert rows[3].text == f"{macs / 1e3:,.1f}\u00a0k" if macs < 1e6 else f"{macs / 1e6:,.1f}\u00a0M"
-        assert panel.caption.startswith(f"Tick: {other}. All on, measured here: separable ")
+        assert panel.caption.startswith(f"Tick: {other}. Timed here, all on: separable ")
     assert costs["separable"]["both"] < costs["plain"]["both"]
 
 
@@ -257,7 +257,7 @@ def test_a_network_alone_has_no_choice_of_form(world):
         alone = DeepLabExplorer(network, images, masks, scene=2)
         assert "form" not in alone.values and alone.values["scene"] == 2
         state = alone.state(details=False)
-        assert state.panels[MASK].title == f"As set, {form}" and state.panels[COST].caption.startswith("All on, ")
+        assert state.panels[MASK].title == f"As set, {form}" and state.panels[COST].caption.startswith("Timed here, ")
         assert all(row.reference is None for row in state.panels[COST].layers[0].rows)
         logits, _ = by_hand(world, form, 2, ON, RATES, False)
         assert np.array_equal(state.panels[MASK].layers[0].data, logits.argmax(0))

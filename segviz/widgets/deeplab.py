@@ -2,6 +2,7 @@
 
 import copy
 import time
+from functools import cache
 from itertools import product
 
 import torch
@@ -16,9 +17,9 @@ from segviz.widgets.engine import Explorer, one_thread
 from segviz.widgets.panels import Bar, Bars, Dots, HeatMap, Image, LabelMap, Panel, State, Text
 from segviz.widgets.scenes import Scenes
 
-FORMS = ("plain", "separable")                                  # by the network's `separable`
+FORMS = ("plain", "separable")         # by the network's `separable`
 TWINS = ("num_classes", "in_channels", "width", "layers", "output_stride", "rates", "multi_grid")
-RUNS = 7                                                        # of which the quickest is told
+RUNS = 7                               # of which the quickest is told
 
 
 class DeepLabExplorer(Explorer):
@@ -121,7 +122,7 @@ class DeepLabExplorer(Explorer):
                 rows.append(Bar(part, cost[at] / self._most[at], text=_short(cost[at]), strong=part == "both",
                                 reference=tick))
         times = ", ".join(f"{name} {ms:.1f}\u00a0ms" for name, ms in self._ms.items())
-        return Panel("Cost of the head", [Bars(rows)], f"{f'Tick: {other}. ' if other else ''}All on, measured here: "
+        return Panel("Cost of the head", [Bars(rows)], f"{f'Tick: {other}. ' if other else ''}Timed here, all on: "
                                                        f"{times}.")
 
 
@@ -143,6 +144,7 @@ class Head:
         most = (torch.stack([part for each in told for part in each[where]]).quantile(0.99).item()
                 for where in (slice(-1), slice(-1, None)))
         self.most = [float(f"{each:.2g}") or 1.0 for each in most]
+        self.cost = cache(self.cost)
 
     def _parts(self, scene: int, rates: tuple[int, ...]) -> list[Tensor]:
         """What each branch gives at these rates, (1, C, h, w), and the details."""
