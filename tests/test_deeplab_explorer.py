@@ -20,7 +20,7 @@ SIZE, COUNT, RATES = (40, 64), 3, (1, 2, 4)                     # maps of 6 x 9 
 SCENE, TRUTH, MASK, CHANGE, CLASSES, COST, BRANCHES = range(7)
 ON, NAMES = (True,) * 5, ("one", "branch1", "branch2", "branch3", "pooling")
 SETTINGS = [(ON, RATES, True), ((False, True, True, True, True), RATES, True), (ON, (1, 1, 1), True),
-            ((True, True, False, True, False), (4, 2, 9), True), (ON, (3, 2, 6), False),
+            ((True, True, False, True, False), (4, 2, 9), True), (ON, (3, 2, 6), False), (ON, RATES, False),
             ((False,) * 5, RATES, True), ((False,) * 5, RATES, False)]
 
 
@@ -107,6 +107,8 @@ def test_the_mask_is_that_of_the_network_with_these_parts(explorer, world, form,
         mask, trained = logits.argmax(0), whole.argmax(0)
         panels = explorer.state(form=form, scene=scene, **values_of(*setting)).panels
         assert torch.equal(explorer.heads[form].run(scene, *setting)[0], mask)
+        if setting == (ON, RATES, False):
+            assert torch.equal(explorer.heads[form].run(scene, details=False)[0], mask)
         assert np.array_equal(panels[MASK].layers[0].data, mask)
         assert np.array_equal(panels[TRUTH].layers[0].data, masks[scene])
         assert np.array_equal(panels[CHANGE].layers[1].data != CLEAR, (mask != trained).numpy())
@@ -226,7 +228,7 @@ def test_the_bars_of_cost_have_the_other_form_as_tick(explorer, world):
                 assert bar.reference == pytest.approx(costs[other][bar.label][at] / most[at])
         macs = costs[form]["both"][0]
         assert rows[3].text == f"{macs / 1e3:,.1f}\u00a0k" if macs < 1e6 else f"{macs / 1e6:,.1f}\u00a0M"
-        assert panel.caption.startswith(f"Tick: {other}. Timed here, all on: separable ")
+        assert panel.caption.startswith(f"Tick: {other}. Timed here, all on: separable\u00a0")
     assert costs["separable"]["both"] < costs["plain"]["both"]
 
 

@@ -121,7 +121,7 @@ class DeepLabExplorer(Explorer):
                 tick = costs[other][part][at] / self._most[at] if other else None
                 rows.append(Bar(part, cost[at] / self._most[at], text=_short(cost[at]), strong=part == "both",
                                 reference=tick))
-        times = ", ".join(f"{name} {ms:.1f}\u00a0ms" for name, ms in self._ms.items())
+        times = ", ".join(f"{name}\u00a0{ms:.1f}\u00a0ms" for name, ms in self._ms.items())
         return Panel("Cost of the head", [Bars(rows)], f"{f'Tick: {other}. ' if other else ''}Timed here, all on: "
                                                        f"{times}.")
 
@@ -158,7 +158,7 @@ class Head:
         branch, and then of the details, (1, C, h, w)."""
         with torch.inference_mode():
             parts = self._parts(scene, self.rates if rates is None else rates)
-            every = [True] * len(parts) if on is None else [*on, details]
+            every = [*((True,) * len(parts[:-1]) if on is None else on), details]
             heard = [part if is_on else mean.expand_as(part)
                      for part, mean, is_on in zip(parts, self._means, every, strict=True)]
             context = self.network.aspp.project(torch.cat(heard[:-1], 1))
