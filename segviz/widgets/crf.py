@@ -1,8 +1,7 @@
 """Explorer: the dense CRF after every iteration: its mask, its scores, and what one pixel hears (lesson 11)."""
 
 from functools import lru_cache
-from itertools import pairwise
-from math import ceil, isnan
+from math import ceil, floor, isnan
 from typing import NamedTuple
 
 import torch
@@ -16,10 +15,13 @@ from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import Bar, Bars, Dots, HeatMap, Image, LabelMap, Lines, Panel, Rects, State, Text
 from segviz.widgets.scenes import Scenes, Scored
 
-# The steps of the sliders, and the unit: weights, then widths.
-STEPS = {"pos_w": ((0, 1, 3, 5, 10), ""), "pos_xy_std": ((1, 2, 3, 5), "px"),
-         "bi_w": ((0, 2, 4, 7, 10), ""), "bi_xy_std": ((3, 10, 30, 67, 160), "px"),
-         "bi_rgb_std": ((1, 3, 6, 13, 30), "/ 255")}  # fmt: skip
+STEPS = {                                            # of the sliders: label, values, unit
+    "pos_w": ("Smoothness pos_w", (0, 1, 3, 5, 10), ""),
+    "pos_xy_std": ("Width pos_xy_std", (1, 2, 3, 5), "px"),
+    "bi_w": ("Appearance bi_w", (0, 2, 4, 7, 10), ""),
+    "bi_xy_std": ("Width bi_xy_std", (3, 10, 30, 67, 160), "px"),
+    "bi_rgb_std": ("Colours bi_rgb_std", (1, 3, 6, 13, 30), "/ 255"),
+}
 KEPT = 16                                            # runs whose marginals are kept
 FAINT = 1 / 64                                       # kernels below it are not painted
 MEAN, BOUNDARY = "accent", "#cc79a7"                 # of the two curves
@@ -55,11 +57,13 @@ class CRFExplorer(Explorer):
     ):
         given = dict(pos_w=pos_w, pos_xy_std=pos_xy_std, bi_w=bi_w, bi_xy_std=bi_xy_std, bi_rgb_std=bi_rgb_std)
         crf.mean_field(torch.ones(1, 1, 1), torch.zeros(1, 1, 1), iterations, **given)     # refuses what cannot be
-        self.probabilities, self.images, masks = list(probabilities), list(images), _listed(masks, len(images))
+        self.probabilities, self.images = ([torch.as_tensor(each) for each in some] for some in (probabilities, images))
+        masks = [None] * len(self.images) if masks is None else list(masks)
         self.names = [f"Scene {at}" for at in range(len(self.images))] if names is None else list(names)
         _check(self.probabilities, self.images, masks, self.names, classes)
-        self.iterations, self.known = iterations, [mask is not None for mask in masks]
+        self.iterations = iterations
         self.scenes = [_scene(*each, classes, palette) for each in zip(self.names, self.images, masks, strict=True)]
+        self.known = [bool((each.masks != VOID).any()) for each in self.scenes]
         self.run = lru_cache(KEPT)(self.run)
         shapes = [image.shape[1:] for image in self.images]
         rows, columns = (max(sizes) for sizes in zip(*shapes, strict=True))
@@ -69,8 +73,8 @@ class CRFExplorer(Explorer):
         controls = [
             chosen,
             Slider("iteration", "Iteration", 0, iterations, value=iterations),
-            *(Steps(name, f"{'Smoothness' if name.startswith('pos') else 'Appearance'} {name}",
-                    _around(given[name], values), given[name], unit) for name, (values, unit) in STEPS.items()),
+            *(Steps(name, label, _around(given[name], values), given[name], unit)
+              for name, (label, values, unit) in STEPS.items()),
             Point("pixel", "Pixel", 0, rows, columns, pixel),
         ]
         options.setdefault("slow", ("scene", *STEPS))
@@ -94,43 +98,44 @@ class CRFExplorer(Explorer):
     def _heard(self, scene, iteration, pixel, **settings) -> State:
         run, scenes, name = self.run(scene, **settings), self.scenes[scene], self.names[scene]
         height, width = size = tuple(run.masks.shape[1:])
-        pixel = min(pixel[0], height - 1), min(pixel[1], width - 1)
-        kernel = self.kernel(scene, pixel, settings["bi_xy_std"], settings["bi_rgb_std"])
-        marked = Rects([(pixel[1] - 1, pixel[0] - 1, pixel[1] + 2, pixel[0] + 2)], "mark")
-        mask, q = run.masks[iteration], run.marginals[iteration]
-        score = str(run.scores[iteration]) if run.scores else ""
+        row, column = min(pixel[0], height - 1), min(pixel[1], width - 1)
+        mask, marginals = run.masks[iteration], run.marginals[iteration]
+        kernel = self.kernel(scene, (row, column), settings["bi_xy_std"], settings["bi_rgb_std"])
+        heard = self._shares(kernel, marginals, settings["bi_w"])
+        marked = Rects([(column - 1, row - 1, column + 2, row + 2)], "mark")
         after = f"after iteration {iteration}" if iteration else "before the first iteration"
-        heard = self._shares(kernel, q)
+        truth = scenes.masks[0, row, column].item()
+        truth = f" Truth: {scenes.classes[truth]}." if truth != VOID else ""
         panels = [
             Panel(f"{name}: point here", [Image(scenes.images[0]), marked]),
-            Panel("What the marked pixel hears", self._kernel(scenes, kernel, marked), heard),
-            Panel(f"Mask {after}", [LabelMap(mask, scenes.palette), marked], score),
+            Panel("What the marked pixel hears", self._painted(scenes, kernel, marked), heard),
+            Panel(f"Mask {after}", [LabelMap(mask, scenes.palette), marked],
+                  str(run.scores[iteration]) if run.scores else ""),
             self._changed(scene, run, mask, marked),
-            Panel("Marginals of the marked pixel", [Bars(self._bars(scenes, run, iteration, pixel))],
-                  "Tick: the network's."),
+            Panel("Marginals of the marked pixel", [Bars(self._bars(scenes, run, iteration, row, column))],
+                  f"Tick: the network's.{truth}"),
             self._curves(run, iteration, size),
         ]
-        now, before = (each[:, pixel[0], pixel[1]] for each in (q, run.marginals[0]))
-        most, classes = int(now.argmax()), scenes.classes
-        truth = int(scenes.masks[0][pixel])
-        words = [f"{name}, {after}{f': {score}' if score else ''}.",
-                 f"Pixel {pixel[0]}, {pixel[1]}: {classes[most]} {now[most]:.3f}, by the network {before[most]:.3f}.",
-                 f"Truth: {classes[truth]}." if truth != VOID else "", heard]
-        return State(panels, " ".join(filter(None, words)), bounds={"pixel": size},
-                     disabled=() if settings["pos_w"] else ("pos_xy_std",))
+        now, before = (each[:, row, column] for each in (marginals, run.marginals[0]))
+        most = int(now.argmax())
+        pixel = f"Pixel {row}, {column}: {scenes.classes[most]} {now[most]:.3f}, by the network {before[most]:.3f}."
+        return State(panels, f"{name}, {after}: {_said(run, iteration)} {pixel}{truth} {heard}",
+                     bounds={"pixel": size}, disabled=() if settings["pos_w"] else ("pos_xy_std",),
+                     hidden=() if len(self.images) > 1 else ("scene",))
 
-    def _shares(self, kernel, q) -> str:
+    def _shares(self, kernel, marginals, weight) -> str:
         """How much the pixel hears, and which classes that is for."""
-        heard = (kernel * q).sum((1, 2))
-        most = heard.topk(min(2, len(heard))).indices.tolist()
-        said = ", ".join(f"{heard[at] / heard.sum():.0%}\u00a0{self.scenes[0].classes[at]}" for at in most)
-        return f"As much as {kernel.sum():.1f} pixels just like it: {said}."
+        heard = (kernel * marginals).sum((1, 2))
+        shares = (heard / heard.sum()).topk(min(2, len(heard)))
+        said = ", ".join(f"{share:.0%}\u00a0{self.scenes[0].classes[at]}" for share, at in
+                         zip(shares.values.tolist(), shares.indices.tolist(), strict=True) if share >= 0.005)
+        return (f"It hears as much as {kernel.sum():.1f} pixels just like it: {said}."
+                + (" But bi_w is 0: it does not listen." if not weight else ""))
 
     @staticmethod
-    def _kernel(scenes, kernel, marked) -> list:
-        picture = Image(scenes.images[0], opacity=0.35)
+    def _painted(scenes, kernel, marked) -> list:
         shown = torch.where(kernel < FAINT, torch.nan, kernel)
-        return [picture, HeatMap(shown, legend="kernel", opacity=0.9), marked]
+        return [Image(scenes.images[0], opacity=0.35), HeatMap(shown, legend="kernel", opacity=0.9), marked]
 
     def _changed(self, scene, run, mask, marked) -> Panel:
         panel = self.scenes[scene].difference(mask, run.masks[0], 0)
@@ -140,8 +145,8 @@ class CRFExplorer(Explorer):
         return panel
 
     @staticmethod
-    def _bars(scenes, run, iteration, pixel) -> list[Bar]:
-        now, before = (run.marginals[at][:, pixel[0], pixel[1]].tolist() for at in (iteration, 0))
+    def _bars(scenes, run, iteration, row, column) -> list[Bar]:
+        now, before = (run.marginals[at, :, row, column].tolist() for at in (iteration, 0))
         colours = ["#" + bytes(colour.tolist()).hex() for colour in scenes.palette]
         return [Bar(name, now[at], colours[at], reference=before[at]) for at, name in enumerate(scenes.classes)]
 
@@ -149,50 +154,63 @@ class CRFExplorer(Explorer):
         """Gains over the network after every iteration; without a truth, how many labels have changed."""
         if not run.scores:
             changed = [100 * _share_changed(mask, run.masks[0]) for mask in run.masks]
-            return _plotted("Labels changed", {"% of the pixels": (changed, MEAN)}, iteration, size, "{:.1f}", 5)
-        first = run.scores[0]
+            curves = {f"{changed[iteration]:.1f} % of the pixels": (changed, MEAN)}
+            return Panel("Labels changed", _plotted(curves, iteration, size, 5), size=size)
+        first, now = run.scores[0], run.scores[iteration]
         mean = [each.mean_iou - first.mean_iou for each in run.scores]
         boundary = [each.boundary_iou - first.boundary_iou for each in run.scores]
-        panel = _plotted("Gain in score", {"mean IoU": (mean, MEAN), "boundary IoU": (boundary, BOUNDARY)}, iteration,
-                         size, "{:+.3f}", 0.02)
-        gains = {name: new - old for name, new, old in
-                 zip(self.scenes[0].classes, run.scores[iteration].each, first.each, strict=True)
-                 if not isnan(new - old)}
-        ranked = sorted(gains, key=gains.get)
-        panel.caption = f"IoU of {ranked[-1]} {_signed(gains[ranked[-1]])}, of {ranked[0]} {_signed(gains[ranked[0]])}."
-        return panel
+        curves = {f"mean {_signed(mean[iteration])}": (mean, MEAN),
+                  f"boundary {_signed(boundary[iteration])}": (boundary, BOUNDARY)}
+        gains = [(new - old, name) for name, new, old in
+                 zip(self.scenes[0].classes, now.each, first.each, strict=True) if not isnan(new - old)]
+        ends = (("Best", max(gains)), ("Worst", min(gains))) if iteration else ()
+        words = " ".join(f"{how}: {name}\u00a0{_signed(gain)}." for how, (gain, name) in ends)
+        step = 0.02 if max(mean + boundary) - min(mean + boundary) < 0.2 else 0.1
+        return Panel("Gain in IoU", _plotted(curves, iteration, size, step), words, size)
 
 
-def _plotted(title, curves: dict, iteration, size, form, step) -> Panel:
-    """Curves over the iterations, in a panel of this (rows, columns); the scale ends at whole steps."""
+def _said(run, iteration) -> str:
+    """The scores, what they have gained, and how many labels have changed."""
+    changed = f"{_share_changed(run.masks[iteration], run.masks[0]):.1%} of the labels changed."
+    if not run.scores:
+        return changed
+    (mean, boundary, _), (mean_before, boundary_before, _) = run.scores[iteration], run.scores[0]
+    return (f"mean IoU {mean:.3f} ({_signed(mean - mean_before)}), boundary IoU {boundary:.3f} "
+            f"({_signed(boundary - boundary_before)}), {changed}")
+
+
+def _plotted(curves: dict, iteration: int, size, step: float) -> list:
+    """Layers of a panel of this (rows, columns): curves over the iterations, named by what each is now. The scale ends
+    at whole steps, and holds 0."""
     height, width = size
     values = [value for curve, _ in curves.values() for value in curve]
-    low, high = (step * ceil(max(0.0, *(sign * value for value in values)) / step) for sign in (-1, 1))
-    high = high or step
-    left, right, top, bottom = 0.16 * width, 0.96 * width, 0.2 * height, 0.88 * height
-    count = len(next(iter(curves.values()))[0]) - 1
+    low, high = step * floor(min(0.0, *values) / step + 1e-9), step * ceil(max(0.0, *values) / step - 1e-9)
+    high = high if high > low else step
+    left, right, top, bottom = 0.17 * width, 0.96 * width, 0.16 * height, 0.88 * height
+    last = len(next(iter(curves.values()))[0]) - 1
 
     def to(at, value):
-        return left + (right - left) * at / max(count, 1), bottom - (bottom - top) * (value + low) / (high + low)
+        return left + (right - left) * at / max(last, 1), bottom - (bottom - top) * (value - low) / (high - low)
 
-    levels = sorted({-low, 0, high})
+    levels, ends = {low, 0.0, high}, [end for end in (0, last) if abs(end - iteration) > last / 12]
     layers = [
-        Lines([[to(0, level), to(count, level)] for level in levels], "line", 1),
-        Lines([[to(iteration, -low), to(iteration, high)]], "muted", 1),
-        Text([(0.07 * width, to(0, level)[1], _signed(level, step)) for level in levels], "muted"),
-        Text([(to(at, 0)[0], 0.95 * height, str(at)) for at in sorted({0, iteration, count})], "muted"),
+        Lines([[to(0, level), to(last, level)] for level in levels], "line", 1),
+        Lines([[to(iteration, low), to(iteration, high)]], "muted", 1),
+        Text([(0.08 * width, to(0, level)[1], _signed(level, 2) if step < 1 else f"{level:.0f}") for level in levels],
+             "muted"),
+        Text([(to(at, low)[0], 0.95 * height, str(at)) for at in {iteration, *ends}], "muted"),
     ]
+    room = width / len(curves)
     for place, (name, (curve, colour)) in enumerate(curves.items()):
-        points = [to(at, value) for at, value in enumerate(curve)]
-        layers += [Lines(list(map(list, pairwise(points))), colour, 2), Dots([points[iteration]], colour, 4)]
-        y = (0.04 + 0.08 * place) * height
-        layers += [Lines([[(left, y), (left + 0.06 * width, y)]], colour, 2.5),
-                   Text([(left + 0.4 * width, y, f"{name} {form.format(curve[iteration])}")])]
-    return Panel(title, layers, size=size)
+        points, middle = [to(at, value) for at, value in enumerate(curve)], (place + 0.5) * room
+        layers += [Lines([points], colour, 2), Dots([points[iteration]], colour, 4),
+                   Text([(middle, 0.03 * height, name)], size=10, fit=room),
+                   Lines([[(middle - 0.4 * room, 0.075 * height), (middle + 0.4 * room, 0.075 * height)]], colour, 2.5)]
+    return layers
 
 
-def _signed(value: float, step: float = 0.001) -> str:
-    return f"{value:+.0f}" if step >= 1 else f"{value:+.3f}" if step < 0.01 else f"{value:+.2f}"
+def _signed(value: float, digits: int = 3) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−") if round(value, digits) else "0"
 
 
 def _share_changed(mask: Tensor, before: Tensor) -> float:
@@ -202,10 +220,6 @@ def _share_changed(mask: Tensor, before: Tensor) -> float:
 def _around(given: float, values: tuple) -> tuple:
     """The steps of a slider with the one that is given, which stands in place of those close to it."""
     return tuple(sorted({given, *(value for value in values if not given / 1.3 < value < given * 1.3)}))
-
-
-def _listed(masks, count: int) -> list:
-    return [None] * count if masks is None else list(masks)
 
 
 def _scene(name, image, mask, classes, palette) -> Scenes:
