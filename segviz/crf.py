@@ -71,9 +71,9 @@ def marginals(
     """The marginals before the first iteration, after it, after the second, ...: `iterations` + 1 tensors (C, H, W),
     the last of which `mean_field` returns. Arguments and errors as there."""
     _check(probabilities, image, iterations, [pos_w, bi_w], [pos_xy_std, bi_xy_std, bi_rgb_std])
-    place = "cpu" if image.device.type == "mps" else image.device   # MPS has no float64
-    image = image.to(place, torch.float64)
-    logits = probabilities.to(place, torch.float64).clamp(min=torch.finfo(torch.float32).tiny).log()
+    place = "cpu" if image.device.type == "mps" else image.device   # MPS has no float64, not even on the way
+    image = image.to(place).double()
+    logits = probabilities.to(place).double().clamp(min=torch.finfo(torch.float32).tiny).log()
     kernels = []
     if pos_w:
         kernels.append((pos_w, Smoothness(image.shape[1:], pos_xy_std, logits)))
