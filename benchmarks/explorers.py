@@ -133,6 +133,12 @@ network, other = (DeepLabV3Plus(10, width=8, layers=(1, 1, 1, 1), output_stride=
                   for separable in (True, False))
 DeepLabExplorer(network, [scene.image for scene in scenes], [scene.mask for scene in scenes], other=other) # not trained
 """, ""),
+    "crf": ("""
+scenes = [toytown.scene(number, 64) for number in range(4)]
+coarse = torch.stack([(scene.mask == torch.arange(10)[:, None, None]).float() for scene in scenes])
+coarse = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(coarse, 8), 64, mode="bilinear")
+CRFExplorer((5 * coarse).softmax(1), [scene.image for scene in scenes], [scene.mask for scene in scenes])
+""", ""),
 }
 
 # In the page: one event at a time, each timed to the change that it causes.
