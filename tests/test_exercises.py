@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.spatial
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -33,6 +34,7 @@ from segviz.exercises import (
     lesson_08,
     lesson_09,
     lesson_10,
+    lesson_11,
     lesson_12,
 )
 from segviz.exercises.progress import Progress
@@ -669,6 +671,76 @@ def _separable_by_numpy(weight):
     return [depthwise, pointwise]
 
 
+def _energy_pair_by_pair(labels, p, weights):
+    found = -sum(math.log(p[label, i]) for i, label in enumerate(labels.tolist()))
+    return found + sum(weights[i, j] for i, j in itertools.combinations(range(len(labels)), 2) if labels[i] != labels[j])
+
+
+def _energy_by_one_hot(labels, p, weights):
+    chosen = F.one_hot(labels, len(p)).to(p)
+    alike = torch.einsum("ic,ij,jc->", chosen, weights, chosen)
+    return F.nll_loss(p.T.log(), labels, reduction="sum") + (weights.sum() - alike) / 2
+
+
+def _energy_by_numpy(labels, p, weights):
+    labels, p, weights = labels.numpy(), p.numpy(), weights.numpy()
+    unlike = np.not_equal.outer(labels, labels)
+    return -np.log(np.take_along_axis(p, labels[None], 0)).sum() + np.triu(weights * unlike).sum()
+
+
+def _heard_by_unlike_labels(q, p, weights):
+    others = weights * (1 - torch.eye(len(weights)))
+    pays = (q.sum(0) - q) @ others
+    return F.softmax(-(-p.log() + pays), dim=0)
+
+
+def _heard_by_loops(q, p, weights):
+    new = torch.zeros_like(q)
+    for i in range(q.shape[1]):
+        for label in range(len(q)):
+            new[label, i] = p[label, i] * math.exp(sum(weights[i, j] * q[label, j] for j in range(q.shape[1]) if j != i))
+    return new / new.sum(0)
+
+
+def _heard_less_itself(q, p, weights):
+    scores = np.log(p.numpy()) + np.einsum("ij,cj->ci", weights.numpy(), q.numpy()) - q.numpy() * np.diag(weights.numpy())
+    return np.exp(scores) / np.exp(scores).sum(0)
+
+
+def _appearance_by_cdist(image, xy_std, rgb_std):
+    height, width = image.shape[1:]
+    rows, columns = np.mgrid[:height, :width]
+    features = np.stack([rows / xy_std, columns / xy_std, *(image.numpy() * 255 / rgb_std)]).reshape(5, -1).T
+    return np.exp(-scipy.spatial.distance.cdist(features, features, "sqeuclidean") / 2)
+
+
+def _appearance_as_product(image, xy_std, rgb_std):
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.double) for n in image.shape[1:]), indexing="ij")
+    near = [values.double().flatten() / std for values, std in ((y, xy_std), (x, xy_std), *((c * 255, rgb_std) for c in image))]
+    return math.prod(torch.exp(-(one[:, None] - one[None]) ** 2 / 2) for one in near)
+
+
+def _appearance_by_loops(image, xy_std, rgb_std):
+    places = list(itertools.product(*map(range, image.shape[1:])))
+    return [[math.exp(-((a - c) ** 2 + (b - d) ** 2) / 2 / xy_std**2
+                      - float((image[:, a, b] - image[:, c, d]).square().sum()) * 255**2 / 2 / rgb_std**2)
+             for c, d in places] for a, b in places]
+
+
+def _attention_with_both_lengths(features):
+    lengths, ones = features.square().sum(1, keepdim=True) / 2, torch.ones(len(features), 1)
+    return torch.cat([features, -lengths, ones], 1), torch.cat([features, ones, -lengths], 1)
+
+
+def _attention_from_the_middle(features):
+    centred = (features - features.mean(0)).double()
+    return F.pad(centred, (1, 0), value=-0.5), torch.cat([centred.square().sum(1, keepdim=True), centred], 1)
+
+
+def _attention_with_the_kernel_itself(features):
+    return -torch.cdist(features, features).square() / 2, torch.eye(len(features))
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -744,6 +816,10 @@ RIGHT = {
     lesson_10.widest: [_widest_by_field, lambda t, n: [t**i for i in range(n)][::-1], lambda t, n: np.power(t, np.arange(n)),
                        lambda t, n: (float(t) ** torch.arange(n)).tolist()],
     lesson_10.at_work: [_at_work_by_ones, _at_work_by_loops, lambda s, r: (3 - 2 * min(r, s) / s) ** 2],
+    lesson_11.energy: [_energy_pair_by_pair, _energy_by_one_hot, _energy_by_numpy],
+    lesson_11.heard: [_heard_by_unlike_labels, _heard_by_loops, _heard_less_itself],
+    lesson_11.appearance: [_appearance_by_cdist, _appearance_as_product, _appearance_by_loops],
+    lesson_11.queries_and_keys: [_attention_with_both_lengths, _attention_from_the_middle, _attention_with_the_kernel_itself],
     lesson_12.one_kernel: [_one_kernel_by_gradient, _one_kernel_by_padding, _one_kernel_by_loops],
     lesson_12.aspp: [_aspp_by_layer, _aspp_by_matrices, _aspp_by_shifts],
     lesson_12.costs: [_costs_by_layers, _costs_by_counting, lambda i, o, k, p: np.array([o * k * k, k * k, o]) * i * p],
