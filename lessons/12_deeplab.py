@@ -147,6 +147,8 @@ def towns(indices):
 *shown, _ = towns(range(300))
 meadows, meadow_settings = TensorDataset(*shown), {"steps": 60, "batch_size": 8, "lr": 1e-2}
 asked = towns(range(20_000, 20_060))
+
+# %%
 figure, axes = draw.panels(4, size=2.2)
 figure.set_size_inches(6.4, 3.8)
 for ax, picture in zip(axes, asked[0], strict=False):
@@ -354,6 +356,7 @@ def v3(seed=0, width=8, **options):
     options = SMALL | {"align_corners": True, "dilate_first": True} | options
     return DeepLabV3(10, width=width, **options)
 
+# %%
 # %%
 nets = {"v3": v3()}
 fit(nets["v3"], train, **settings, title="v3, stride 16")
@@ -573,11 +576,10 @@ def v3_plus(seed=0, separable=False, blind=False):
     return (Blind if blind else DeepLabV3Plus)(10, width=8, **SMALL, separable=separable)
 
 # %%
+# %%
 nets |= {"v3 at stride 8": v3(output_stride=8, rates=(2, 4, 6)),
          "v3+ blind": v3_plus(blind=True), "v3+": v3_plus(),
          "v3+ separable": v3_plus(separable=True)}
-
-# %%
 for name, net in list(nets.items())[1:]:
     fit(net, train, **settings, title=name)
 
