@@ -228,6 +228,18 @@ def test_the_same_settings_give_the_same_bytes(explorer):
     assert first == again and len({str(state) for state in first}) == len(settings)
 
 
+def test_what_becomes_of_the_tensors_is_not_seen(world):
+    given = [[part.clone() for part in each if part is not None] for each in world]
+    given[0] = [each.requires_grad_() for each in given[0]]
+    explorer = CRFExplorer(*given[:2], [*given[2], None], iterations=2)
+    before = encode(explorer.state(scene=1))
+    with torch.no_grad():
+        for part in (part for each in given for part in each):
+            part.zero_()
+    explorer.run.cache_clear()
+    assert encode(explorer.state(scene=1)) == before
+
+
 # --- controls and words
 
 

@@ -47,8 +47,10 @@ class CRFExplorer(Explorer):
     pixel: (row, column), by default the one of that scene where the network is least sure.
 
     All iterations are computed at once where scene, weight or width changes, and the last few such runs are kept: then
-    the iteration and the pixel cost little. Shown is what the marked pixel hears through the appearance kernel,
-    exp(0) = 1 for itself, before it is weighted and normalised. Raises ValueError where these do not fit each other.
+    the iteration and the pixel cost little. A run costs the more the more pixels hear each other: 64 x 64 of them are
+    heard within a second or so, 128 x 128 at wide colours take far longer. Shown is what the marked pixel hears
+    through the appearance kernel, exp(0) = 1 for itself, before it is weighted and normalised. Tensors are copied.
+    Raises ValueError where these do not fit each other.
     """
 
     def __init__(
@@ -57,7 +59,8 @@ class CRFExplorer(Explorer):
     ):
         given = dict(pos_w=pos_w, pos_xy_std=pos_xy_std, bi_w=bi_w, bi_xy_std=bi_xy_std, bi_rgb_std=bi_rgb_std)
         crf.mean_field(torch.ones(1, 1, 1), torch.zeros(1, 1, 1), iterations, **given)     # refuses what cannot be
-        self.probabilities, self.images = ([torch.as_tensor(each) for each in some] for some in (probabilities, images))
+        self.probabilities, self.images = ([torch.as_tensor(each).detach().clone() for each in some]
+                                           for some in (probabilities, images))
         masks = [None] * len(self.images) if masks is None else list(masks)
         self.names = [f"Scene {at}" for at in range(len(self.images))] if names is None else list(names)
         _check(self.probabilities, self.images, masks, self.names, classes)
@@ -224,7 +227,7 @@ def _around(given: float, values: tuple) -> tuple:
 
 def _scene(name, image, mask, classes, palette) -> Scenes:
     """One scene; where no truth is known its mask is void throughout."""
-    mask = torch.full(image.shape[1:], VOID) if mask is None else torch.as_tensor(mask)
+    mask = torch.full(image.shape[1:], VOID) if mask is None else torch.as_tensor(mask).clone()
     try:
         return Scenes(image[None], mask[None], classes, palette)
     except ValueError as error:
