@@ -111,8 +111,7 @@ for ax, r in zip(axes, (1, 2, 4), strict=True):
 # > of these sizes do the same, but the layer multiplies nine weights at any rate: the kernel with
 # > holes is never built. (On that Yu and Koltun insist, who made the word **dilated** convolution
 # > common.)
-
-# %% [markdown]
+#
 # ## A stride, traded for a rate
 #
 # Two layers on a line, the first with stride 2. Take the stride away: the second now reads
@@ -131,8 +130,7 @@ for y in (strided, traded):
 
 # %% [markdown]
 # Every second number is the old line, digit for digit; the others lie between. Padding is as wide
-# as the rate, and so the map keeps its size. (That a dilation of 2 halves it can be read in a
-# public thread. It is the stride that does.)
+# as the rate, and so the map keeps its size: it is strides that make maps smaller, never rates.
 #
 # **Exercise 2.** The recipe for a whole network (DeepLab v3, section 3.1). Remember the blocks that
 # are a step behind: what about the layer that *loses* its stride?
@@ -432,7 +430,6 @@ for name, net in grids.items():
     grain[name] = lonely(labels).float().mean().item()
     print(f"{row(name, small_scores[name])}    lonely {grain[name]:.2%}")
 
-# %%
 (gap, no_gap), (one, other) = grain.values(), (s.mean_iou for s in small_scores.values())
 assert gap > 2 * no_gap and abs(one - other) < 0.06
 
@@ -523,7 +520,6 @@ found = [exercises.at_work.reference(65, rate) for rate in (12, 24, 36)]
 assert [round(count, 1) for count in found] == [6.9, 5.1, 3.6]
 assert exercises.at_work.reference(12, 12) == 1
 
-# %%
 torch.manual_seed(0)
 branch = nn.Conv2d(4, 4, 3, padding=12, dilation=12)
 small_map, large_map = torch.randn(1, 4, 12, 12), torch.randn(1, 4, 24, 24)
@@ -602,8 +598,7 @@ assert torch.allclose(doubled[..., ::2, ::2], as_trained, atol=1e-3)
 # %% [markdown]
 # It runs at any rate, but its weights were learned for their distances: one step off costs little,
 # rate 1 throughout, or twice its own, costs much. A picture twice as large wants twice the rates,
-# and gets the same numbers, as in the trade of strides: a rate is a *scale*. (Lesson 12 will ask at
-# several rates at once.)
+# and gets the same numbers, as in the trade of strides: a rate is a *scale*.
 #
 # Turn each layer's rate yourself. **Predict:** doubled, which layer's rate changes the mask most,
 # the first or the last?
@@ -631,8 +626,7 @@ assert shares["at 16"][0] == max(shares["at 16"])
 # %% [markdown]
 # Doubled, the last ones. At rate 16 the first, by far: but that is 16 times its own, and little
 # more than twice the last one's. Ask what an equal change is, before you compare.
-
-# %% [markdown]
+#
 # ## The same weights, more of the world
 #
 # Does it help? Back to the meadow of lessons 3 and 9: one sprite, a car beside a petrol pump and a
@@ -721,8 +715,7 @@ for name, where in (("has not", asked & blind), ("has", asked & ~blind)):
 # coin. Half of 16 % makes eight of the nineteen points that rate 6 lacks. (The others: perhaps
 # because a thumbnail has but a few pixels of each thing.) In three runs the plain network had 0.500
 # each time, rate 6 0.81 to 0.85, doubling 1.00 (`benchmarks/seeds.py`).
-
-# %% [markdown]
+#
 # ## DeepLab
 #
 # Now the network that made all this known: **DeepLab** (Chen, Papandreou, Kokkinos, Murphy, Yuille
@@ -793,7 +786,6 @@ for name, scores in results.items():
     print(f"{row(name, scores)}   {size_of(labs[name]):>9,} weights   "
           f"{work[name] / 1e6:.0f} M multiply-adds")
 
-# %%
 fcn, lab = results.values()
 assert lab.mean_iou > fcn.mean_iou and lab.boundary_iou > fcn.boundary_iou
 assert 6 * size_of(labs["DeepLab v1"]) < size_of(labs["FCN-32s"])
