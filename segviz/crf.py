@@ -69,7 +69,8 @@ def marginals(
     bi_rgb_std: float = 3.0,
 ) -> Iterator[Tensor]:
     """The marginals before the first iteration, after it, after the second, ...: `iterations` + 1 tensors (C, H, W),
-    the last of which `mean_field` returns. Arguments and errors as there."""
+    the last of which `mean_field` returns. Arguments and errors as there; they are looked at when the first is asked for.
+    """
     _check(probabilities, image, iterations, [pos_w, bi_w], [pos_xy_std, bi_xy_std, bi_rgb_std])
     place = "cpu" if image.device.type == "mps" else image.device   # MPS has no float64, not even on the way
     image = image.to(place).double()
@@ -106,9 +107,11 @@ def _check(probabilities: Tensor, image: Tensor, iterations: int, weights: list[
     if not ((image >= 0) & (image <= 1)).all():
         raise ValueError("image has values in [0, 1]: divide an 8-bit one by 255, and undo a normalisation")
     if iterations < 0 or not all(0 <= weight < float("inf") for weight in weights):
-        raise ValueError(f"iterations, pos_w and bi_w are 0 or more, but got {iterations}, {weights[0]}, {weights[1]}")
+        given = f"{iterations}, {weights[0]}, {weights[1]}"
+        raise ValueError(f"iterations, pos_w and bi_w are 0 or more and finite, but got {given}")
     if not all(0 < width < float("inf") for width in widths):
-        raise ValueError(f"pos_xy_std, bi_xy_std and bi_rgb_std are more than 0, but got {', '.join(map(str, widths))}")
+        given = ", ".join(map(str, widths))
+        raise ValueError(f"pos_xy_std, bi_xy_std and bi_rgb_std are more than 0 and finite, but got {given}")
 
 
 class Smoothness:
