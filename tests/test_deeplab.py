@@ -230,6 +230,15 @@ def test_rates_follow_the_output_stride():
     assert rates_of(network.aspp) == [2, 3]
 
 
+@pytest.mark.parametrize(("model", "options", "first"), [
+    (DeepLabV3, {}, False), (DeepLabV3, {"dilate_first": True}, True), (DeepLabV3Plus, {}, True)])
+def test_the_backbone_is_the_resnet_that_was_asked_for(model, options, first):
+    grid = {"layers": (1, 1, 1, 2), "width": 1, "output_stride": 16, "multi_grid": (1, 4)}
+    expected = ResNet(dilate_first=first, **grid)
+    assert rates_of(model(2, **options, **grid).backbone) == rates_of(expected)
+    assert rates_of(expected.layer4) == [2 if first else 1, 8]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_v3_with_corners_aligned_puts_places_upon_their_pixels(output_stride):
