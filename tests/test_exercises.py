@@ -814,7 +814,7 @@ RIGHT = {
     lesson_10.with_holes: [_holes_by_kron, _holes_by_loops, _holes_by_gradient],
     lesson_10.converted: [_converted_by_jumps, _converted_recursively, _converted_as_tensors],
     lesson_10.widest: [_widest_by_field, lambda t, n: [t**i for i in range(n)][::-1], lambda t, n: np.power(t, np.arange(n)),
-                       lambda t, n: (float(t) ** torch.arange(n)).tolist()],
+                       lambda t, n: (float(t) ** torch.arange(n)).tolist(), lambda t, n: np.exp(np.log(t) * np.arange(n))],
     lesson_10.at_work: [_at_work_by_ones, _at_work_by_loops, lambda s, r: (3 - 2 * min(r, s) / s) ** 2],
     lesson_11.energy: [_energy_pair_by_pair, _energy_by_one_hot, _energy_by_numpy],
     lesson_11.heard: [_heard_by_unlike_labels, _heard_by_loops, _heard_less_itself],
@@ -976,6 +976,13 @@ def test_an_error_outside_the_learners_code_names_no_line():
 def test_a_network_that_exits_is_wrong_and_not_our_fault():
     result = lesson_02.fully_convolutional.check(lambda head, channels, k: lambda x: _exits(0, 0, 0))
     assert result.outcome == "wrong" and "SystemExit" in result.message
+
+
+@pytest.mark.parametrize("rates", [lambda t, n: [t**i + 0.4 * (i > 0) for i in range(n)], lambda t, n: [0] + [1] * n,
+                                   lambda t, n: [10_001] * n])
+def test_rates_that_are_none_are_told_so(rates):
+    result = lesson_10.widest.check(rates)
+    assert result.outcome == "wrong" and "rates are whole numbers from 1 up" in result.message
 
 
 @pytest.mark.parametrize("right", [True, False])
