@@ -69,7 +69,7 @@ def marginals(
     bi_rgb_std: float = 3.0,
 ) -> Iterator[Tensor]:
     """The marginals before the first iteration, after it, after the second, ...: `iterations` + 1 tensors (C, H, W),
-    the last of which `mean_field` returns. Arguments and errors as there; they are looked at when the first is asked for.
+    the last of which `mean_field` returns. Arguments and errors as there; an error comes when the first is asked for.
     """
     _check(probabilities, image, iterations, [pos_w, bi_w], [pos_xy_std, bi_xy_std, bi_rgb_std])
     place = "cpu" if image.device.type == "mps" else image.device   # MPS has no float64, not even on the way
