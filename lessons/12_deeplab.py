@@ -605,8 +605,9 @@ assert outline["v3+"] > outline["v3 at stride 8"]
 # stride 16 it beats v3 at stride 8, which takes nearly twice the work. (The authors have the same
 # one step coarser: a decoder at stride 32 had 77.37 with 74 G multiply-adds, v3 at stride 16 had
 # 77.21 with 81 G. And it is the outlines: 1.64 points over all, 4.8 in the narrowest band around
-# them.) In three runs boundary IoU was 0.21 to 0.22 for v3, 0.25 to 0.27 at stride 8, 0.23 to 0.26
-# for v3+ blind, 0.30 to 0.35 for v3+, and 0.25 to 0.27 for v3+ separable (`benchmarks/seeds.py`).
+# them.) In three runs boundary IoU was 0.21 to 0.22 for v3, 0.23 to 0.24 for a wider v3 of as much
+# work as v3+, 0.25 to 0.27 at stride 8, 0.23 to 0.26 for v3+ blind, 0.30 to 0.35 for v3+, and 0.25
+# to 0.27 for v3+ separable (`benchmarks/seeds.py`).
 
 # %%
 shown = ("v3", "v3 at stride 8", "v3+")
