@@ -16,13 +16,14 @@ from pathlib import Path
 import jupytext
 import torch
 
-from segviz import losses, models
+from segviz import losses, metrics, models
 from segviz.data import toytown
 from segviz.training import evaluate, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results" / "seeds.json"
 FEW = [toytown.CLASSES.index(name) for name in ("pole", "marking", "car", "boat")]
+THIN = [toytown.CLASSES.index(name) for name in ("pole", "marking")]
 WEIGHTED = {"pixel_weights": losses.border_weights}
 
 
@@ -108,6 +109,24 @@ def on_meadows(scope: dict, number: str, what: dict, seed: int, steps: int | Non
     return dict(zip(("small", "middle", "large"), scope["by_scale"](network), strict=True))
 
 
+def mended(scope: dict, number: str, what: dict, seed: int, steps: int | None) -> dict[str, float]:
+    """A network of lesson 11, trained from this seed: its scores on the lesson's scenes, with each CRF and without."""
+    network, (images, masks) = scope["new_network"](**what, seed=seed), (scope["images"], scope["masks"])
+    settings = scope["settings"] | ({"steps": steps} if steps else {})
+    fit(network, scope["train"], **settings, seed=seed, title=f"{what}, seed {seed}")
+    before, found = scope["believed"](network, images), {}
+    plain = scope["SETTINGS"]["no smoothness"]
+    ways = scope["SETTINGS"] | {"smoothness alone": {"bi_w": 0}, "another scene's picture": plain}
+    refined = {name: scope["refined"](before, images.roll(1, 0) if "another" in name else images, **options)
+               for name, options in ways.items()}
+    for name, each in ({"network": before} | refined).items():
+        labels = each.argmax(1)
+        iou = metrics.class_iou(metrics.confusion_matrix(labels, masks, 10))
+        found |= {f"mean_iou, {name}": iou.nanmean().item(), f"thin, {name}": iou[THIN].mean().item()}
+        found |= {f"boundary_iou {width}, {name}": scope["along_outlines"](labels, masks, width) for width in (1, 2, 8)}
+    return found
+
+
 BRANCHES = {"3, 6, 12": (3, 6, 12)} | {f"{r}, {r}, {r}": (r, r, r) for r in (1, 3, 6, 12)}
 LESSONS = {  # how it is measured; words that mark the cells which define what that needs; what it is given, by name
     "06": (scored, ("train, val =", "counts = torch.stack", "weights = full.sqrt()", "def network("),
@@ -145,6 +164,8 @@ LESSONS = {  # how it is measured; words that mark the cells which define what t
                     {"FCN-32s": {"model": models.FCN32s, "padding": 1},
                      "DeepLab v1, rate 3": {"model": models.DeepLabV1, "rate": 3},
                      "DeepLab v1, rate 13": {"model": models.DeepLabV1, "rate": 13}}),
+    "11": (mended, ("train, val =", "def new_network(", "def along_outlines(", "def refined(", "SETTINGS = {"),
+           {"FCN-32s": {}, "FCN-8s": {"model": models.FCN8s}}),
     "12": (on_meadows, ("SCALES = (", "def town(", "asked = towns(", "class Summed(", "def by_scale(", "def size_of("),
            {name: {"rates": rates} for name, rates in BRANCHES.items()}),
     "12, scenes": (named, ("train, val =", "settings = {", "class Summed(", "def size_of("),
