@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 256        # pixels, at most, that ask together
-FAR = 32.0         # blocks between which every kernel is below exp(-32) = 1e-14 do not hear each other
+FAR = 32.0         # blocks between which every kernel is below exp(-32) = 1e-14 need not hear each other
 BUDGET = 1 << 28   # bytes at one time for what blocks hear
 
 
@@ -174,13 +174,11 @@ class Appearance:
 
     def _attend(self, asking: Tensor, spoken: Tensor, most: int, width: int) -> Tensor:
         """The sums for the pixels of some blocks, of which none hears more than `most`: (blocks, pixels, C)."""
-        near, speaking = (part[:, :most] for part in self.near(asking).byte().sort(dim=1, descending=True))
+        speaking = self.near(asking).byte().argsort(dim=1, descending=True)[:, :most]   # a few far ones may fill it up
         features, classes = self.keys.shape[2], spoken.shape[2]
         keys = spoken.new_zeros(len(asking), most * spoken.shape[1] + 1, width)   # the last stays 0, and so weighs 1
         values = torch.zeros_like(keys)
         keys[:, :-1, :features] = self.keys[speaking].flatten(1, 2)
-        silent = (1 - near.to(keys)).repeat_interleave(spoken.shape[1], dim=1)    # what fills up a shorter list
-        keys[:, :-1, features - 1] -= 1e9 * silent
         values[:, :-1, :classes], values[:, -1, classes] = spoken[speaking].flatten(1, 2), 1
         queries = F.pad(self.queries[asking], (0, width - features))
         shares = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], scale=1.0)[:, 0]
