@@ -985,6 +985,49 @@ def test_rates_that_are_none_are_told_so(rates):
     assert result.outcome == "wrong" and "rates are whole numbers from 1 up" in result.message
 
 
+def _in_a_corner(kernel, rate):
+    held = torch.zeros([(len(kernel) - 1) * rate + 1] * 2)
+    held[: len(kernel), : len(kernel)] = kernel
+    return held
+
+
+def _from_the_front(strides, output_stride):
+    found, rate = [], 1
+    for number, stride in enumerate(strides):
+        if np.prod([s for s, _ in found] + strides[number:]) > output_stride and stride > 1:
+            found.append((1, rate))
+            rate *= stride
+        else:
+            found.append((stride, rate))
+    return found
+
+
+def _half_as_far(taps, layers):
+    rates = []
+    while len(rates) < layers:
+        rates.append(math.ceil((1 + (taps - 1) * sum(rates)) / 2))
+    return rates
+
+
+def _as_wide_with_holes(taps, layers):
+    total = sum(taps**i for i in range(layers))
+    return [total // layers] * (layers - 1) + [total - total // layers * (layers - 1)]
+
+
+@pytest.mark.parametrize(("exercise", "answer", "words"), [
+    (lesson_10.with_holes, lambda kernel, rate: kernel[::rate, ::rate], "You left weights out"),
+    (lesson_10.with_holes, _in_a_corner, "still lie side by side in a corner"),
+    (lesson_10.converted, _from_the_front, "You took the first strides away"),
+    (lesson_10.widest, lambda taps, layers: [taps * taps**i for i in range(layers)], "The first rate must be 1"),
+    (lesson_10.widest, _half_as_far, "Half the field"),
+    (lesson_10.widest, _as_wide_with_holes, "numbers differ"),
+    (lesson_10.widest, lambda taps, layers: "1" * layers, "what you returned is text"),
+])
+def test_mistakes_written_otherwise_hear_the_same_words(exercise, answer, words):
+    result = exercise.check(answer)
+    assert result.outcome == "wrong" and words in result.message, result
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_a_check_leaves_settings_and_random_numbers_as_they_were(right):
     def meddles(size, window, stride):

@@ -1,5 +1,7 @@
 """Exercises of lesson 10, atrous convolution."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -176,11 +178,11 @@ def _one_too_late(strides, output_stride):
 
 
 def _first_strides_go(strides, output_stride):
-    excess, rate, found = int(torch.tensor(strides).prod()) // output_stride, 1, []
+    left, rate, found = math.prod(strides), 1, []
     for stride in strides:
-        gone = excess > 1 and stride > 1
-        found.append((1 if gone else stride, rate))
-        rate, excess = (rate * stride, excess // stride) if gone else (rate, excess)
+        gone = stride if left > output_stride else 1
+        found.append((stride // gone, rate))
+        left, rate = left // gone, rate * gone
     return found
 
 
