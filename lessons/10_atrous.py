@@ -550,7 +550,8 @@ f"on a larger map the eight others add up to {others.abs().max():.1f}, all of it
 # %%
 from segviz.widgets import AtrousExplorer
 
-AtrousExplorer(rates=(2, 2, 2), size=33)
+explorer = AtrousExplorer(rates=(2, 2, 2), size=33)
+explorer
 
 # %% [markdown]
 # 1: rate 1 bridges the gaps of 2, at either end. (Along a line the order does not matter: ways are
