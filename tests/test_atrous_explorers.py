@@ -276,8 +276,7 @@ def test_the_mask_is_that_of_a_network_built_with_these_rates(at_rates, world, r
         bars, each = panels[CLASSES].layers[0].rows, [
             metrics.class_iou(metrics.confusion_matrix(shown, masks[scene], 10)).tolist() for shown in (mask, trained)]
         assert [bar.value for bar in bars] == pytest.approx(each[0], nan_ok=True)
-        ticks = [np.nan if bar.reference is None else bar.reference for bar in bars]
-        assert ticks == pytest.approx(each[1], nan_ok=True)
+        assert [bar.reference for bar in bars] == [None if np.isnan(tick) else pytest.approx(tick) for tick in each[1]]
         changed, truth = mask != trained, masks[scene]
         lost, won = (int((changed & (right == truth)).sum()) for right in (trained, mask))
         verdict = panels[CHANGE].layers[1].data
