@@ -19,7 +19,6 @@ course.banner("12")
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from segviz import draw, layers, losses, metrics
 from segviz.data import Toytown, toytown
@@ -113,6 +112,7 @@ with torch.no_grad():
 
 # %%
 import itertools
+from torch.utils.data import TensorDataset
 
 SCALES = (32, 64, 128)
 CAR, BOAT, BEACON = (toytown.CLASSES.index(name) for name in ("car", "boat", "pole"))
