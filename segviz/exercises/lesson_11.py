@@ -1,6 +1,7 @@
 """Exercises of lesson 11: the dense CRF."""
 
 import torch
+import torch.nn.functional as F
 
 from segviz.exercises.engine import exercise
 
@@ -67,6 +68,26 @@ def _pairs_counted(labels, p, weights):
     return _own(labels, p) + _unlike(labels).sum() / 2
 
 
+def _mean_of_the_own(labels, p, weights):
+    return _own(labels, p) / len(labels) + (weights * _unlike(labels)).sum() / 2
+
+
+def _softmax_of_probabilities(labels, p, weights):
+    return F.cross_entropy(p.T, labels, reduction="sum") + (weights * _unlike(labels)).sum() / 2
+
+
+def _chance(labels, p, weights):
+    return (-energy.reference(labels, p, weights)).exp()
+
+
+def _one_a_pixel(labels, p, weights):
+    return -p[labels, torch.arange(len(labels))].log() + (weights * _unlike(labels)).sum(1) / 2
+
+
+def _whole_rows(labels, p, weights):
+    return -p[labels].log().sum() + (weights * _unlike(labels)).sum() / 2
+
+
 def _energy_cases():
     generator = torch.Generator().manual_seed(0)
     cases = []
@@ -100,6 +121,11 @@ def _energy_cases():
         "You took the label that the network likes best. Asked for is the energy of the labels that are given.": _best_label,
         "That is a mean. Energies are sums.": _averaged,
         "You counted the unlike pairs. Each pays its own weight.": _pairs_counted,
+        "The network's part is a mean here (cross_entropy takes one by default). Energies are sums.": _mean_of_the_own,
+        "p are probabilities already: cross_entropy takes a softmax of what it is given, so give it p.log().": _softmax_of_probabilities,
+        "That is exp(-E). Asked for is E itself.": _chance,
+        "That is a number for each pixel. The energy is one number for the whole labelling: their sum.": _one_a_pixel,
+        "p[labels] takes whole rows of p, all pixels for each label. p[labels, torch.arange(N)] takes each pixel's own.": _whole_rows,
     },
     praise="Low is good: the network agrees, and pixels that belong together have one label.",
     advice="Two pixels with labels 0 and 1: -log p[0, 0] - log p[1, 1] + weights[0, 1].",
@@ -181,6 +207,31 @@ def _products(q, p, weights):
     return new / new.sum(0)
 
 
+def _added_to_p(q, p, weights):
+    new = p + q @ _others(weights)
+    return new / new.sum(0)
+
+
+def _earlier_ones_alone(q, p, weights):
+    return (p.log() + q @ weights.triu(1)).softmax(0)
+
+
+def _messages_as_logs(q, p, weights):
+    return (p.log() + q.log() @ _others(weights)).softmax(0)
+
+
+def _one_taken_off(q, p, weights):
+    return (p.log() + q @ (weights - torch.eye(len(weights)))).softmax(0)
+
+
+def _mixed_with_the_old(q, p, weights):
+    return (heard.reference(q, p, weights) + q) / 2
+
+
+def _turned_over(q, p, weights):
+    return heard.reference(q, p, weights).T
+
+
 def _heard_cases():
     generator = torch.Generator().manual_seed(1)
     cases = []
@@ -214,6 +265,12 @@ def _heard_cases():
         "All say p, what the network said first. They are to say q, what they believe by now.": _what_the_network_says,
         "Half of it: each pair counts once in the energy, and in the update of either pixel in full.": _half_of_it,
         "You multiplied by what is heard. Its *exponential* multiplies p.": _products,
+        "You added what is heard to p. It belongs to log p, under the softmax.": _added_to_p,
+        "In triu(1) each pixel hears those before it alone. In an energy a pair counts once; here both hear each other.": _earlier_ones_alone,
+        "The others' q come as they are, not as logarithms. Only p is under the log.": _messages_as_logs,
+        "You took 1 off the diagonal, whatever stands there. Take off the diagonal itself: weights.diag().diag().": _one_taken_off,
+        "You mixed new and old marginals. The new ones replace the old.": _mixed_with_the_old,
+        "Labels and pixels have changed places: (C, N) goes in and comes out.": _turned_over,
     },
     praise="Log p, messages, softmax: that is a whole iteration of mean field.",
     advice="One pixel i: log p[:, i] plus the sum over j != i of weights[i, j] * q[:, j], then softmax.",
@@ -301,9 +358,32 @@ def _widths_swapped(image, xy_std, rgb_std):
     return appearance.reference(image, rgb_std, xy_std)
 
 
+def _volume_one(image, xy_std, rgb_std):
+    return appearance.reference(image, xy_std, rgb_std) / (2 * torch.pi * xy_std**2)
+
+
+def _distances_added(image, xy_std, rgb_std):
+    features = _features(image, xy_std, rgb_std)
+    return (-(_squared(features[:, :2]).sqrt() + _squared(features[:, 2:]).sqrt()).square() / 2).exp()
+
+
+def _four_dimensions(image, xy_std, rgb_std):
+    return appearance.reference(image, xy_std, rgb_std).view(*image.shape[1:], *image.shape[1:])
+
+
+def _mean_of_channels(image, xy_std, rgb_std):
+    return appearance.reference(image / 3**0.5, xy_std, rgb_std)
+
+
+def _places_in_shares(image, xy_std, rgb_std):
+    features = _features(image, xy_std, rgb_std)
+    height, width = image.shape[1:]
+    return (-_squared(features / torch.tensor([height, width, 1, 1, 1])) / 2).exp()
+
+
 def _appearance_cases():
     generator = torch.Generator().manual_seed(2)
-    return [(0.5 + contrast * (torch.rand(3, h, w, generator=generator) - 0.5), a, b)
+    return [(contrast * torch.rand(3, h, w, generator=generator), a, b)
             for h, w, a, b, contrast in ((1, 3, 2.0, 3.0, 0.04), (2, 4, 3.0, 5.0, 0.04), (3, 2, 1.5, 40.0, 1.0))]
 
 
@@ -333,6 +413,11 @@ def _appearance_cases():
         "That is the exponent.": _exponent,
         "The sign: pixels that are *far* apart are quiet.": _sign_lost,
         "The widths are swapped: xy_std is for places, rgb_std for colours.": _widths_swapped,
+        "You divided by the volume under the Gaussian. No: exp(0) = 1 for a pixel and itself.": _volume_one,
+        "You added two distances and squared their sum. Square each, then add.": _distances_added,
+        "A table (N, N) is asked for: flatten rows and columns into one, N = H * W, for both pixels of a pair.": _four_dimensions,
+        "You took the mean of the three channels' squared differences. |rgb_i - rgb_j|^2 is their sum.": _mean_of_channels,
+        "Places are counted in pixels, 0, 1, 2, ..., not in shares of the image.": _places_in_shares,
     },
     praise="N x N numbers: every pair. That is why others approximate it.",
     advice="One row of three equal pixels, xy_std 1: exp(-1/2) side by side, exp(-2) from end to end.",
@@ -407,6 +492,22 @@ def _twice_the_product(features):
     return torch.cat([2 * features, _ones(features)], 1), torch.cat([features, -_length(features) / 2], 1)
 
 
+def _kernel_itself(features):
+    return torch.eye(len(features)), (-_squared(features) / 2).exp()
+
+
+def _halved_products(features):
+    return features / 2**0.5, features / 2**0.5
+
+
+def _opposite_keys(features):
+    return features, -features
+
+
+def _distance_not_halved(features):
+    return torch.cat([2 * features, _ones(features)], 1), torch.cat([features, -_length(features)], 1)
+
+
 def _shares(answer, features):
     queries, keys = (torch.as_tensor(part).double() for part in answer)
     if queries.dim() != 2 or queries.shape[1] != keys.shape[1] or len(queries) != len(features):
@@ -442,6 +543,10 @@ def _feature_cases():
         "The product has the wrong sign: like vectors have a large one.": _negative_products,
         "The features themselves are missing: f_i . f_j is what tells pixels apart.": _lengths_alone,
         "Once the product is enough: in |f_i - f_j|^2 it stands twice, and that is halved.": _twice_the_product,
+        "Those products are the kernel. The softmax takes their exponential: they are to be its logarithm.": _kernel_itself,
+        "Half a product, and no length: in |f_i - f_j|^2 / 2 the product stands whole, and each *key* brings -|f_j|^2 / 2.": _halved_products,
+        "The product of f_i and -f_j is large for *unlike* vectors. And each key brings -|f_j|^2 / 2.": _opposite_keys,
+        "That is exp(-|f_i - f_j|^2): the exponent is to be halved.": _distance_not_halved,
     },
     praise="Every attention with these queries and keys is a Gaussian filter over place and colour.",
     advice="Compared is (queries @ keys.T).softmax(1), with exp(-|f_i - f_j|^2 / 2) over the sum of its row.",
