@@ -420,11 +420,8 @@ assert intensity["depthwise"] < 5 < 100 < intensity["pointwise"] < intensity["pl
 # %% [markdown]
 # A depthwise convolution does 4.5 multiply-adds for a number that it fetches or stores, a plain one
 # over a thousand: it waits for memory, not for arithmetic. (The ratio is the **arithmetic
-# intensity**.)
-#
-# > **Myth or measured?** *"An eighth of the operations, so eight times as fast."* Time depends on
-# > what is moved, on the library, on the machine. The paper gives operations (33 to 41 % fewer for
-# > the whole network), no seconds.
+# intensity**.) So time depends on what is moved, on the library, on the machine. The paper gives
+# operations, 33 to 41 % fewer for the whole network, and no seconds.
 #
 # ## What it gives away
 #
@@ -620,9 +617,9 @@ draw.labels(axes[5], logits[0].argmax(0), "5 scores, enlarged")
 # Steps 1 and 2 know *what* but hardly where: 5 × 5 places. Step 3 knows *where*: outlines, and no
 # names. Step 4 has both.
 #
-# Why only 48 channels of the early map (here 6)? So that it does not drown the 256 of the context:
-# it has many places and a poor idea of what they are. The authors had (table 1) 77.61 with 8
-# channels, 77.92 with 16, 78.16 with 32, 78.21 with 48, 77.94 with 64.
+# Why only 48 channels of the early map (here 6)? So that it does not drown the 256 of the context.
+# The authors had (table 1) 77.61 with 8 channels, 77.92 with 16, 78.16 with 32, 78.21 with 48,
+# 77.94 with 64.
 #
 # > **Myth or measured?** *"48 is the right number."* Between the best and the worst lie 0.6 points,
 # > between 32 and 48 a twentieth of one, and no spread is given. That a *few* are enough is
@@ -792,9 +789,9 @@ assert {"pole", "boat", "car"} & {names[k] for k in iou.argsort()[:4]}
 # %% [markdown]
 # Small things and thin ones, as in lesson 6: better, and still last.
 #
-# And one question was never asked fairly. Each lesson compared its networks on scenes and with
+# And one question was never asked fairly: each lesson compared its networks on scenes and with
 # steps of its own. How does *every* model do on the *same* pictures, with equal training? And which
-# would you take for pictures of your own? **Lesson 13: the scoreboard**, and your own pictures.
+# would you take for your own? **Lesson 13: the scoreboard**, and your own pictures.
 #
 # ## What was shown
 #
