@@ -41,9 +41,10 @@ def mean_field(
     probabilities: (C, H, W) float, the softmax of a network's logits: 0 or more, 1 in sum over the classes. A 0 stays
     about 0 whatever the others say (it counts as 1e-38).
     image: (channels, H, W) float in [0, 1], one channel or more, on the same device.
-    iterations: 0 or more. Names and defaults are those of DeepLab v2's release for ResNet-101 (Chen et al. 2018):
-    weights pos_w and bi_w, 0 or more; widths pos_xy_std and bi_xy_std in pixels, bi_rgb_std in steps of an 8-bit image,
-    1/255 of this one's range. (DeepLab's own code divides by n_i instead: k(i, j) / n_i.)
+    iterations: 0 or more. Weights pos_w and bi_w: 0 or more; widths pos_xy_std and bi_xy_std: in pixels, bi_rgb_std: in
+    steps of an 8-bit image, 1/255 of this one's range. The names are those of a port, kazuto1011/deeplab-pytorch; the
+    defaults are DeepLab v2's for ResNet-101 (Chen et al. 2018), as two ports of its release have them. (DeepLab's own
+    code divides by n_i instead: k(i, j) / n_i.)
 
     Returns (C, H, W), as the probabilities. Inside all is float64: mean field magnifies rounding where pixels waver,
     and in float32 the marginals would be off by up to 1e-3 there. Memory grows with H * W, not with its square; time
