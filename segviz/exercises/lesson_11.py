@@ -509,8 +509,11 @@ def _distance_not_halved(features):
 
 
 def _shares(answer, features):
-    queries, keys = (torch.as_tensor(part).double() for part in answer)
-    if queries.dim() != 2 or queries.shape[1] != keys.shape[1] or len(queries) != len(features):
+    try:
+        queries, keys = (torch.as_tensor(part).double() for part in answer)
+    except (TypeError, ValueError):
+        raise ValueError("return two tensors: queries and keys, (N, any) each") from None
+    if not queries.dim() == keys.dim() == 2 or queries.shape[1] != keys.shape[1] or len(queries) != len(features):
         raise ValueError(f"queries and keys are (N, any) each, of one width, but these are {tuple(queries.shape)} and "
                          f"{tuple(keys.shape)}")
     return (queries @ keys.T).softmax(1)
