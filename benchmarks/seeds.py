@@ -115,8 +115,8 @@ def mended(scope: dict, number: str, what: dict, seed: int, steps: int | None) -
     settings = scope["settings"] | ({"steps": steps} if steps else {})
     fit(network, scope["train"], **settings, seed=seed, title=f"{what}, seed {seed}")
     before, found = scope["believed"](network, images), {}
-    plain = scope["SETTINGS"]["no smoothness"]
-    ways = scope["SETTINGS"] | {"smoothness alone": {"bi_w": 0}, "another scene's picture": plain}
+    ways = {name: scope["SETTINGS"][name] for name in ("DeepLab v2's", "no smoothness")}
+    ways |= {"smoothness alone": {"bi_w": 0}, "another scene's picture": ways["no smoothness"]}
     refined = {name: scope["refined"](before, images.roll(1, 0) if "another" in name else images, **options)
                for name, options in ways.items()}
     for name, each in ({"network": before} | refined).items():
@@ -165,7 +165,8 @@ LESSONS = {  # how it is measured; words that mark the cells which define what t
                      "DeepLab v1, rate 3": {"model": models.DeepLabV1, "rate": 3},
                      "DeepLab v1, rate 13": {"model": models.DeepLabV1, "rate": 13}}),
     "11": (mended, ("train, val =", "def new_network(", "def along_outlines(", "def refined(", "SETTINGS = {"),
-           {"FCN-32s": {}, "FCN-8s": {"model": models.FCN8s}}),
+           {"FCN-32s": {"padding": 1}, "FCN-8s": {"model": models.FCN8s, "padding": 1},
+            "U-Net": {"model": models.UNet, "norm": True}}),
     "12": (on_meadows, ("SCALES = (", "def town(", "asked = towns(", "class Summed(", "def by_scale(", "def size_of("),
            {name: {"rates": rates} for name, rates in BRANCHES.items()}),
     "12, scenes": (named, ("train, val =", "settings = {", "class Summed(", "def size_of("),
