@@ -121,8 +121,8 @@ class CRFExplorer(Explorer):
         ]
         now, before = (each[:, row, column] for each in (marginals, run.marginals[0]))
         most = int(now.argmax())
-        pixel = f"Pixel {row}, {column}: {scenes.classes[most]} {now[most]:.3f}, by the network {before[most]:.3f}."
-        return State(panels, f"{name}, {after}: {_said(run, iteration)} {pixel}{truth} {heard}",
+        here = f"Pixel {row}, {column}: {scenes.classes[most]} {now[most]:.3f}, by the network {before[most]:.3f}."
+        return State(panels, f"{name}, {after}: {_said(run, iteration)} {here}{truth} {heard}",
                      bounds={"pixel": size}, disabled=() if settings["pos_w"] else ("pos_xy_std",),
                      hidden=() if len(self.images) > 1 else ("scene",))
 
