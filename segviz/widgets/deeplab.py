@@ -15,7 +15,7 @@ from segviz.models import DeepLabV3Plus
 from segviz.widgets.controls import Choice, Slider, Toggle
 from segviz.widgets.engine import Explorer, one_thread
 from segviz.widgets.panels import Bar, Bars, Dots, HeatMap, Image, LabelMap, Panel, State, Text
-from segviz.widgets.scenes import Scenes
+from segviz.widgets.scenes import Scenes, top
 
 FORMS = ("plain", "separable")         # by the network's `separable`
 TWINS = ("num_classes", "in_channels", "width", "layers", "output_stride", "rates", "multi_grid")
@@ -141,9 +141,8 @@ class Head:
             self._means = [torch.cat(maps).mean((0, 2, 3), keepdim=True) for maps in zip(*every, strict=True)]
             told = [self.told(parts) for parts in every]
         self.sizes = [tuple(maps.shape[2:]) for maps in self.maps[0]]
-        most = (torch.stack([part for each in told for part in each[where]]).quantile(0.99).item()
-                for where in (slice(-1), slice(-1, None)))
-        self.most = [float(f"{each:.2g}") or 1.0 for each in most]
+        self.most = [top(torch.stack([part for each in told for part in each[where]]).quantile(0.99))
+                     for where in (slice(-1), slice(-1, None))]
         self.cost = cache(self.cost)
 
     def _parts(self, scene: int, rates: tuple[int, ...]) -> list[Tensor]:

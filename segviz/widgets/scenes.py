@@ -78,7 +78,7 @@ def strength(maps: Tensor) -> Tensor:
 
 
 def top(strengths: Tensor) -> float:
-    """Where the colour scale of `strength` ends: its largest value, to two digits; 1 where nothing is active."""
+    """Where the colour scale of strengths ends: at the largest, to two digits; at 1 where nothing is active."""
     return float(f"{strengths.max():.2g}") or 1.0
 
 
