@@ -40,11 +40,15 @@ def named(scope: dict, number: str, what: tuple[str, dict], seed: int, steps: in
 
 def on_scenes(scope: dict, number: str, network, seed: int, steps: int | None) -> dict[str, float]:
     """Trains a network by its lesson's settings; its scores."""
-    settings = scope["settings"] | ({"steps": steps} if steps else {})
-    fit(network, scope["train"], **settings, seed=seed, title=f"lesson {number}, seed {seed}")
+    trained(network, scope["train"], scope["settings"], seed, steps, f"lesson {number}")
     scores = evaluate(network, scope["val"])
     return {"mean_iou": scores.mean_iou, "boundary_iou": scores.boundary_iou,
             "thin_and_small": scores.class_iou[FEW].mean().item()}
+
+
+def trained(network, train, settings: dict, seed: int, steps: int | None, title) -> None:
+    """Trains a network by a lesson's settings, or for so many steps."""
+    fit(network, train, **settings | ({"steps": steps} if steps else {}), seed=seed, title=f"{title}, seed {seed}")
 
 
 def counted(scope: dict, number: str, what: dict, seed: int, steps: int | None) -> dict[str, float]:
@@ -63,8 +67,7 @@ def answered(scope: dict, number: str, what: dict, seed: int, steps: int | None)
     train, settings = {"": ("train", "settings"), "two meadows": ("doubles", "double_settings"),
                        "scenes": ("scenes", "town_settings")}[world]
     network = scope["network"](seed=seed, classes=10 if world == "scenes" else 4, **what)
-    settings = scope[settings] | ({"steps": steps} if steps else {})
-    fit(network, scope[train], **settings, seed=seed, title=f"{what}, seed {seed}")
+    trained(network, scope[train], scope[settings], seed, steps, what)
     if world == "scenes":
         scores = evaluate(network, scope["val"])
         return {"mean_iou": scores.mean_iou, "boundary_iou": scores.boundary_iou}
@@ -83,8 +86,7 @@ def dilated(scope: dict, number: str, what: dict, seed: int, steps: int | None) 
     make = {"": scope.get("stack"), "grain": scope.get("stack"), "stride": scope.get("Scorer"),
             "DeepLab": scope.get("deeplab_or_fcn")}[world]
     network = make(**what, **({} if world == "stride" else {"seed": seed}), **({} if world else {"classes": 4}))
-    settings = scope[settings] | ({"steps": steps} if steps else {})
-    fit(network, scope[train], **settings, seed=seed, title=f"{what}, seed {seed}")
+    trained(network, scope[train], scope[settings], seed, steps, what)
     if not world:
         return {"far": scope["rightness"](network)[-1]}
     val = scope["small_val" if world == "grain" else "val"]
@@ -104,16 +106,14 @@ def dilated(scope: dict, number: str, what: dict, seed: int, steps: int | None) 
 def on_meadows(scope: dict, number: str, what: dict, seed: int, steps: int | None) -> dict[str, float]:
     """A network of lesson 12 on its meadows of three scales: the share of sprites' pixels that are right on each."""
     network = scope["Summed"](**what, seed=seed)
-    settings = scope["meadow_settings"] | ({"steps": steps} if steps else {})
-    fit(network, scope["meadows"], **settings, seed=seed, title=f"{what}, seed {seed}")
+    trained(network, scope["meadows"], scope["meadow_settings"], seed, steps, what)
     return dict(zip(("small", "middle", "large"), scope["by_scale"](network), strict=True))
 
 
 def mended(scope: dict, number: str, what: dict, seed: int, steps: int | None) -> dict[str, float]:
     """A network of lesson 11, trained from this seed: its scores on the lesson's scenes, with each CRF and without."""
     network, (images, masks) = scope["new_network"](**what, seed=seed), (scope["images"], scope["masks"])
-    settings = scope["settings"] | ({"steps": steps} if steps else {})
-    fit(network, scope["train"], **settings, seed=seed, title=f"{what}, seed {seed}")
+    trained(network, scope["train"], scope["settings"], seed, steps, what)
     before, found = scope["believed"](network, images), {}
     ways = {name: scope["SETTINGS"][name] for name in ("DeepLab v2's", "no smoothness")}
     ways |= {"smoothness alone": {"bi_w": 0}, "another scene's picture": ways["no smoothness"]}
