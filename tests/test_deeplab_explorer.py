@@ -13,6 +13,7 @@ from segviz import metrics
 from segviz.data import toytown
 from segviz.models import DeepLabV3, DeepLabV3Plus
 from segviz.widgets import DeepLabExplorer
+from segviz.widgets.deeplab import _short
 from segviz.widgets.panels import CLEAR, Dots, HeatMap, Text, encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -162,6 +163,26 @@ def test_what_a_branch_tells_is_what_it_adds_beyond_its_mean(explorer, world, fo
                      for each, is_on in zip([*told, of_details], [*on, details], strict=True)]
 
 
+@pytest.mark.parametrize("form", ["separable", "plain"])
+def test_colours_end_where_a_hundredth_of_all_places_tell_more(explorer, form):
+    head = explorer.heads[form]
+    told = [head.told(head.run(scene)[1]) for scene in range(COUNT)]
+    branches, details = (torch.cat([part.flatten() for each in told for part in each[where]])
+                         for where in (slice(5), slice(5, 6)))
+    most = [float(f"{np.quantile(each, 0.99):.2g}") for each in (branches, details)]
+    panel = explorer.state(form=form, scene=2).panels[BRANCHES]
+    heats = [layer for layer in panel.layers if isinstance(layer, HeatMap)]
+    for heat, strength, end in zip(heats, told[2], [most[0]] * 5 + [most[1]], strict=True):
+        assert np.array_equal(heat.data, HeatMap(strength, 0, end).data)
+    assert f"Bright: {most[0]:g}; of details {most[1]:g}." in panel.caption
+    assert form == "plain" or most[0] != most[1]
+
+
+@pytest.mark.parametrize("number, words", [(999, "1.0\u00a0k"), (1.53e6, "1.5\u00a0M"), (2e10, "20.0\u00a0G")])
+def test_costs_are_written_short(number, words):
+    assert _short(number) == words
+
+
 @pytest.mark.parametrize("rates", [RATES, (2, 3, 5), (6, 8, 9)])
 def test_the_dots_are_where_the_middle_place_reads(explorer, rates):
     panel = explorer.state(**values_of(ON, rates, True)).panels[BRANCHES]
@@ -263,6 +284,15 @@ def test_a_network_alone_has_no_choice_of_form(world):
         assert all(row.reference is None for row in state.panels[COST].layers[0].rows)
         logits, _ = by_hand(world, form, 2, ON, RATES, False)
         assert np.array_equal(state.panels[MASK].layers[0].data, logits.argmax(0))
+
+
+def test_rates_may_be_larger_than_the_map(world):
+    _, images, masks, _ = world
+    network = DeepLabV3Plus(10, width=2, layers=(1, 1, 1, 1), output_stride=8, rates=(3, 30))
+    explorer = DeepLabExplorer(network.eval(), images, masks)
+    assert explorer.values["rate2"] == explorer.controls[-1].maximum == 30
+    with torch.no_grad():
+        assert np.array_equal(explorer.state(scene=1).panels[MASK].layers[0].data, network(images)[1].argmax(0))
 
 
 def test_image_pooling_says_nothing_beyond_its_mean_where_there_is_one_scene(world):
