@@ -358,6 +358,9 @@ def test_networks_that_do_not_fit_are_refused_in_words(world):
         ((network, images, masks), {"other": like(rates=(1, 2, 3))}, r"its rates is \(1, 2, 3\), not \(1, 2, 4\)"),
         ((network, images, masks), {"other": like(width=2)}, "its width is 2, not 4"),
         ((network, images, masks), {"other": like(num_classes=9)}, "its num_classes is 9, not 10"),
+        ((network, images, masks), {"other": like(layers=(1, 1, 1, 2))}, r"its layers is \(1, 1, 1, 2\), not"),
+        ((network, images, masks), {"other": like(output_stride=16)}, "its output_stride is 16, not 8"),
+        ((network, images, masks), {"other": like(multi_grid=(2,))}, r"its multi_grid is \(2,\), not \(\)"),
     ):
         with pytest.raises(ValueError, match=words):
             DeepLabExplorer(*arguments, **options)
