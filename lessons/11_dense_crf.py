@@ -80,9 +80,9 @@ assert at_outlines > 0.9 and elsewhere < 0.3
 f"where labels meet {at_outlines:.0%}, within one label {elsewhere:.0%}"
 
 # %% [markdown]
-# Nearly always, and within one label seldom. So the idea: **two pixels that stand close by and look
-# alike want one label.** The network says what *might* be where, and the pixels agree among
-# themselves. It needs no training, and knows nothing of houses.
+# Nearly always, and within one label once in five. So the idea: **two pixels that stand close by
+# and look alike want one label.** The network says what *might* be where, and the pixels agree
+# among themselves. It needs no training, and knows nothing of houses.
 #
 # ## An energy
 #
@@ -103,8 +103,8 @@ line_p.argmax(0).tolist()
 #
 # The first sum, the **unary** terms, is what the network says: the cross-entropy of its
 # probabilities, were $x$ the truth. The second, the **pairwise** terms, makes unlike labels pay:
-# $w_{ij}$ for each pair, large where $i$ and $j$ are close and look alike. (Any two unlike labels
-# pay the same: the **Potts** model.)
+# $w_{ij}$ for each pair, large where $i$ and $j$ are close and look alike. ($[x_i \neq x_j]$ is 1
+# if so, else 0: any two unlike labels pay the same, the **Potts** model.)
 #
 # From energies to probabilities leads a softmax, not over labels but over *all labellings*:
 #
@@ -467,13 +467,12 @@ assert small["smooth"] < 0.7 * small["0 iterations"]
 # ## What it mends
 #
 # Which weights and widths? DeepLab's authors searched for those of appearance on a hundred of the
-# validation images, and reported on all of them. We search too, in a small way: four settings, on
+# validation images, and reported on all of them. We search too, in a small way: three settings, on
 # eight scenes that we shall not report.
 
 # %%
 SETTINGS = {"DeepLab v2's": {}, "no smoothness": {"pos_w": 0},
-            "louder": {"pos_w": 0, "bi_w": 8},
-            "wider colours": {"pos_w": 0, "bi_rgb_std": 6}}
+            "louder": {"pos_w": 0, "bi_w": 8}}
 
 # %%
 val_images, val_masks = val.tensors()
@@ -504,13 +503,15 @@ for name, each in bands.items():
 
 # %%
 gains = [new - old for new, old in zip(bands["CRF"], bands["network"], strict=True)]
-assert all(gain > 0 for gain in gains) and gains[0] > gains[-1]
+assert gains[0] > 0.005 and gains[0] > gains[-1]
 assert bands["blind: smoothness alone"][1] < bands["network"][1] + 0.003 < bands["CRF"][1]
 assert bands["another scene's picture"][1] < bands["network"][1]
 
 # %% [markdown]
 # It mends outlines, the more the closer one looks, and it does so *because of the colours*. As a
-# mere smoother it is worth nothing, and with a wrong picture it harms.
+# mere smoother it is worth nothing, and with a wrong picture it harms. (So on three seeds: within 2
+# pixels DeepLab v2's setting gained 0.007 to 0.012; blind, or with a wrong picture, each run lost:
+# `benchmarks/seeds.py`.)
 #
 # > **Myth or measured?** *"A CRF is a smoothing filter."* Its smoothness kernel is one. The gain is
 # > not from there.
@@ -685,9 +686,18 @@ assert gained["FCN-8s", 1] > gained["FCN-32s", 1] > 0
 
 # %% [markdown]
 # Here the better one gains *more*. FCN-32s does not know *what* is there, and no colour tells it.
-# FCN-8s knows what, and not quite *where*: just what colours can say. So perhaps the gain is
-# largest in between: a network that knows where, too, has nothing left to be told. (And on painted
-# colours a CRF has it easy.)
+# FCN-8s knows what, and not quite *where*: just what colours can say. And a network that knows
+# where, too? Each on three seeds, 500 steps, with DeepLab v2's setting, again by
+# `benchmarks/seeds.py`; within 2 pixels, and mean IoU of poles and markings:
+#
+# | network | boundary IoU | gain | thin, before | with CRF |
+# |---|---|---|---|---|
+# | FCN-32s | 0.16 to 0.17 | +0.007 to +0.012 | 0.06 | 0.06 |
+# | FCN-8s | 0.28 to 0.30 | +0.037 to +0.040 | 0.09 to 0.10 | 0.07 to 0.09 |
+# | U-Net | 0.38 to 0.50 | −0.026 to +0.023 | 0.24 to 0.41 | 0.03 to 0.32 |
+#
+# U-Net knows the poles, and pays with them. (Without smoothness it gains, 0.024 to 0.060: on
+# painted colours a CRF has it easy.)
 #
 # And the cost? **Predict:** which takes longer for a scene, the network or its CRF?
 
@@ -752,7 +762,8 @@ assert gain_of["under 20"] < gain_of["over 100"]
 #   divided by its sum.
 # - It mends outlines, and by colour: blind, or with another picture, it does not.
 # - It leaves confident errors as they are, and takes thin things even from the truth.
-# - It helps most a network that knows what, and not where.
+# - It helps a network that knows what, and not quite where. One that knows the poles pays with
+#   them.
 
 # %%
 print("Scoreboard: Toytown at 64 x 64, 24 scenes")
