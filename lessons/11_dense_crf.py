@@ -555,23 +555,10 @@ f"mended {(wrong & (mended == masks)).sum()} pixels, spoilt {spoilt}"
 #
 # ## What it spoils
 #
-# More is mended than spoilt. But whose pixels? **Predict** which classes lose, then see all, FCN-8s
-# before and after:
-
-# %%
-each = [metrics.class_iou(metrics.confusion_matrix(q.argmax(1), masks, 10)).tolist()
-        for q in (better_p, better_after)]
-for name, before, then in zip(names, *each, strict=True):
-    print(f"{name:<9} {before:.3f} -> {then:.3f}   {then - before:+.3f}")
-lost = [names[k] for k in range(10) if each[1][k] < each[0][k]]
-assert "marking" in lost and len(lost) < 5
-"worse: " + ", ".join(lost)
-
-# %% [markdown]
-# The thin lose. Is that the fault of the network, which hardly knew them? To see what the CRF does
-# by itself, give it *the truth*, half-heartedly: every pixel believes its true label at 0.5, and
-# shares the rest among the other nine. Before the CRF every pixel is right. **Predict** whose
-# labels will be taken away.
+# More is mended than spoilt. But whose pixels? FCN-8s hardly knew the thin things. To see what the
+# CRF does by itself, give it *the truth*, half-heartedly: every pixel believes its true label at
+# 0.5, and shares the rest among the other nine. Before the CRF every pixel is right. **Predict**
+# whose labels will be taken away.
 
 # %%
 def half_hearted(masks, belief=0.5):
