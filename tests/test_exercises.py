@@ -720,6 +720,14 @@ def _appearance_as_product(image, xy_std, rgb_std):
     return math.prod(torch.exp(-(one[:, None] - one[None]) ** 2 / 2) for one in near)
 
 
+def _appearance_in_float32(image, xy_std, rgb_std):      # |a|^2 / 2 + |b|^2 / 2 - a . b: rounds where features are large
+    number = torch.arange(image[0].numel())
+    places = torch.stack([number // image.shape[2], number % image.shape[2]]) / xy_std
+    features = torch.cat([places, image.flatten(1) * 255 / rgb_std]).T
+    products = features @ features.T
+    return (products - products.diag()[:, None] / 2 - products.diag() / 2).exp()
+
+
 def _appearance_by_loops(image, xy_std, rgb_std):
     places = list(itertools.product(*map(range, image.shape[1:])))
     return [[math.exp(-((a - c) ** 2 + (b - d) ** 2) / 2 / xy_std**2
@@ -818,7 +826,7 @@ RIGHT = {
     lesson_10.at_work: [_at_work_by_ones, _at_work_by_loops, lambda s, r: (3 - 2 * min(r, s) / s) ** 2],
     lesson_11.energy: [_energy_pair_by_pair, _energy_by_one_hot, _energy_by_numpy],
     lesson_11.heard: [_heard_by_unlike_labels, _heard_by_loops, _heard_less_itself],
-    lesson_11.appearance: [_appearance_by_cdist, _appearance_as_product, _appearance_by_loops],
+    lesson_11.appearance: [_appearance_by_cdist, _appearance_as_product, _appearance_by_loops, _appearance_in_float32],
     lesson_11.queries_and_keys: [_attention_with_both_lengths, _attention_from_the_middle, _attention_with_the_kernel_itself],
     lesson_12.one_kernel: [_one_kernel_by_gradient, _one_kernel_by_padding, _one_kernel_by_loops],
     lesson_12.aspp: [_aspp_by_layer, _aspp_by_matrices, _aspp_by_shifts],
