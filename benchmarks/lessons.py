@@ -36,7 +36,7 @@ SHOWN = {                     # words that mark a cell of a lesson -> the pictur
     "06": {"nets = {": "fcn_skips.png"},
     "08": {'"border weights")': "touching_cells.png"},
     "09": {'ylabel="share right"': "pyramid_brings_evidence.png"},
-    "11": {"rows=2, size=2.3": "crf_mends_and_spoils.png"},
+    "11": {"rows=2, size=1.9": "crf_mends_and_spoils.png"},
     "12": {"rows=2, size=2.1": "outlines_from_the_decoder.png"},
 }
 EXPLORERS = {

@@ -438,6 +438,8 @@ CRFExplorer([*better_p[[*shown]], *p[[*shown]]], images[[*shown] * 2], masks[[*s
 # three as numbers, on these scenes of FCN-8s:
 
 # %%
+torch.set_num_threads(2)      # sums over all pixels are long: two threads share them
+
 def refined(p, images, iterations=10, **options):
     """The marginals after the CRF, one scene after the other."""
     pairs = zip(p, images, strict=True)

@@ -21,7 +21,7 @@ def test_each_mark_is_in_one_cell_of_its_lesson(number):
     assert {mark: sum(mark in source for source in sources) for mark in marks} == dict.fromkeys(marks, 1)
 
 
-@pytest.mark.parametrize("number", [number for number in seeds.LESSONS if number in FOUND])
+@pytest.mark.parametrize("number", seeds.LESSONS)
 def test_results_are_of_three_seeds_and_of_all_that_are_compared(number):
     _, _, contestants = seeds.LESSONS[number]
     assert {"0", "1", "2"} <= set(FOUND[number])
