@@ -125,6 +125,20 @@ for channels, rate in ((3, 2), (16, 4), (16, 6), (16, 7)):
 network = nn.Sequential(*layers, nn.Conv2d(16, 10, 1))
 AtrousRatesExplorer(network, [scene.image for scene in scenes], [scene.mask for scene in scenes])    # not trained
 """, ""),
+    "deeplab": ("""
+from segviz.models import DeepLabV3Plus
+torch.manual_seed(0)
+scenes = [toytown.scene(number, 64) for number in range(24)]
+network, other = (DeepLabV3Plus(10, width=8, layers=(1, 1, 1, 1), output_stride=8, rates=(1, 2, 4), separable=separable)
+                  for separable in (True, False))
+DeepLabExplorer(network, [scene.image for scene in scenes], [scene.mask for scene in scenes], other=other) # not trained
+""", ""),
+    "crf": ("""
+scenes = [toytown.scene(number, 64) for number in range(4)]
+coarse = torch.stack([(scene.mask == torch.arange(10)[:, None, None]).float() for scene in scenes])
+coarse = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(coarse, 8), 64, mode="bilinear")
+CRFExplorer((5 * coarse).softmax(1), [scene.image for scene in scenes], [scene.mask for scene in scenes])
+""", ""),
 }
 
 # In the page: one event at a time, each timed to the change that it causes.

@@ -36,12 +36,14 @@ SHOWN = {                     # words that mark a cell of a lesson -> the pictur
     "06": {"nets = {": "fcn_skips.png"},
     "08": {'"border weights")': "touching_cells.png"},
     "09": {'ylabel="share right"': "pyramid_brings_evidence.png"},
+    "11": {"rows=2, size=1.9": "crf_mends_and_spoils.png"},
+    "12": {"rows=2, size=2.1": "outlines_from_the_decoder.png"},
 }
 EXPLORERS = {
     "01": "scores_explorer.png", "02": "sliding_explorer.png", "03": "receptive_explorer.png",
     "04": "upsampling_explorer.png", "05": "checkerboard_explorer.png",
     "06": "skips_explorer.png", "07": "switches_explorer.png", "08": "unet_skips_explorer.png",
-    "09": "pyramid_explorer.png",
+    "09": "pyramid_explorer.png", "10": "atrous_explorer.png", "12": "deeplab_explorer.png",
 }
 
 

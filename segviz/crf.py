@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 256        # pixels, at most, that ask together
-FAR = 32.0         # blocks between which every kernel is below exp(-32) = 1e-14 do not hear each other
+FAR = 32.0         # blocks between which every kernel is below exp(-32) = 1e-14 need not hear each other
 BUDGET = 1 << 28   # bytes at one time for what blocks hear
 
 
@@ -41,9 +41,10 @@ def mean_field(
     probabilities: (C, H, W) float, the softmax of a network's logits: 0 or more, 1 in sum over the classes. A 0 stays
     about 0 whatever the others say (it counts as 1e-38).
     image: (channels, H, W) float in [0, 1], one channel or more, on the same device.
-    iterations: 0 or more. Names and defaults are those of DeepLab v2's release for ResNet-101 (Chen et al. 2018):
-    weights pos_w and bi_w, 0 or more; widths pos_xy_std and bi_xy_std in pixels, bi_rgb_std in steps of an 8-bit image,
-    1/255 of this one's range. (DeepLab's own code divides by n_i instead: k(i, j) / n_i.)
+    iterations: 0 or more. Weights pos_w and bi_w: 0 or more; widths pos_xy_std and bi_xy_std: in pixels, bi_rgb_std: in
+    steps of an 8-bit image, 1/255 of this one's range. The names are those of a port, kazuto1011/deeplab-pytorch; the
+    defaults are DeepLab v2's for ResNet-101 (Chen et al. 2018), as two ports of its release have them. (DeepLab's own
+    code divides by n_i instead: k(i, j) / n_i.)
 
     Returns (C, H, W), as the probabilities. Inside all is float64: mean field magnifies rounding where pixels waver,
     and in float32 the marginals would be off by up to 1e-3 there. Memory grows with H * W, not with its square; time
@@ -69,11 +70,12 @@ def marginals(
     bi_rgb_std: float = 3.0,
 ) -> Iterator[Tensor]:
     """The marginals before the first iteration, after it, after the second, ...: `iterations` + 1 tensors (C, H, W),
-    the last of which `mean_field` returns. Arguments and errors as there."""
+    the last of which `mean_field` returns. Arguments and errors as there; an error comes when the first is asked for.
+    """
     _check(probabilities, image, iterations, [pos_w, bi_w], [pos_xy_std, bi_xy_std, bi_rgb_std])
-    place = "cpu" if image.device.type == "mps" else image.device   # MPS has no float64
-    image = image.to(place, torch.float64)
-    logits = probabilities.to(place, torch.float64).clamp(min=torch.finfo(torch.float32).tiny).log()
+    place = "cpu" if image.device.type == "mps" else image.device   # MPS has no float64, not even on the way
+    image = image.to(place).double()
+    logits = probabilities.to(place).double().clamp(min=torch.finfo(torch.float32).tiny).log()
     kernels = []
     if pos_w:
         kernels.append((pos_w, Smoothness(image.shape[1:], pos_xy_std, logits)))
@@ -106,9 +108,11 @@ def _check(probabilities: Tensor, image: Tensor, iterations: int, weights: list[
     if not ((image >= 0) & (image <= 1)).all():
         raise ValueError("image has values in [0, 1]: divide an 8-bit one by 255, and undo a normalisation")
     if iterations < 0 or not all(0 <= weight < float("inf") for weight in weights):
-        raise ValueError(f"iterations, pos_w and bi_w are 0 or more, but got {iterations}, {weights[0]}, {weights[1]}")
+        given = f"{iterations}, {weights[0]}, {weights[1]}"
+        raise ValueError(f"iterations, pos_w and bi_w are 0 or more and finite, but got {given}")
     if not all(0 < width < float("inf") for width in widths):
-        raise ValueError(f"pos_xy_std, bi_xy_std and bi_rgb_std are more than 0, but got {', '.join(map(str, widths))}")
+        given = ", ".join(map(str, widths))
+        raise ValueError(f"pos_xy_std, bi_xy_std and bi_rgb_std are more than 0 and finite, but got {given}")
 
 
 class Smoothness:
@@ -139,10 +143,7 @@ class Appearance:
     """
 
     def __init__(self, image: Tensor, xy_std: float, rgb_std: float):
-        _, height, width = image.shape
-        rows = torch.arange(height).to(image)[:, None].expand(height, width) / xy_std
-        columns = torch.arange(width).to(image).expand(height, width) / xy_std
-        features = torch.stack([rows, columns, *(image * (255 / rgb_std))], dim=-1).flatten(0, 1)
+        features = place_and_colour(image, xy_std, rgb_std)
         self.blocks = compact_blocks(features, BLOCK)                             # (blocks, pixels): their numbers
         features = features[self.blocks.clamp(max=len(features) - 1)]
         self.low, self.high = features.amin(1), features.amax(1)
@@ -174,17 +175,24 @@ class Appearance:
 
     def _attend(self, asking: Tensor, spoken: Tensor, most: int, width: int) -> Tensor:
         """The sums for the pixels of some blocks, of which none hears more than `most`: (blocks, pixels, C)."""
-        near, speaking = (part[:, :most] for part in self.near(asking).byte().sort(dim=1, descending=True))
+        speaking = self.near(asking).byte().argsort(dim=1, descending=True)[:, :most]   # a few far ones may fill it up
         features, classes = self.keys.shape[2], spoken.shape[2]
         keys = spoken.new_zeros(len(asking), most * spoken.shape[1] + 1, width)   # the last stays 0, and so weighs 1
         values = torch.zeros_like(keys)
         keys[:, :-1, :features] = self.keys[speaking].flatten(1, 2)
-        silent = (1 - near.to(keys)).repeat_interleave(spoken.shape[1], dim=1)    # what fills up a shorter list
-        keys[:, :-1, features - 1] -= 1e9 * silent
         values[:, :-1, :classes], values[:, -1, classes] = spoken[speaking].flatten(1, 2), 1
         queries = F.pad(self.queries[asking], (0, width - features))
         shares = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], scale=1.0)[:, 0]
         return shares[..., :classes] / shares[..., classes : classes + 1]
+
+
+def place_and_colour(image: Tensor, xy_std: float, rgb_std: float) -> Tensor:
+    """Row, column and colour of every pixel, each over its width, (H * W, 2 + channels): with these features f the
+    appearance kernel is exp(-|f_i - f_j|^2 / 2). image, widths: as in `mean_field`."""
+    _, height, width = image.shape
+    rows = torch.arange(height).to(image)[:, None].expand(height, width) / xy_std
+    columns = torch.arange(width).to(image).expand(height, width) / xy_std
+    return torch.stack([rows, columns, *(image * (255 / rgb_std))], dim=-1).flatten(0, 1)
 
 
 def compact_blocks(features: Tensor, size: int) -> Tensor:

@@ -15,7 +15,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
 
     prediction, target: integer tensors of one shape, any number of dimensions; `prediction` in [0, num_classes),
     `target` likewise or `ignore_index` (void: not counted).
-    Returns int64 (num_classes, num_classes): rows are the target, columns the prediction.
+    Returns int64 (num_classes, num_classes): rows are the target, columns the prediction; of labels on MPS on the CPU.
     Raises ValueError where shapes differ, labels are out of range, or `prediction` holds scores instead of labels.
     """
     prediction, target = _checked(prediction, target, num_classes, ignore_index)
@@ -107,7 +107,7 @@ def checkerboard(maps: Tensor, stride: int) -> float:
     bfloat16 round so much that weak patterns drown; measure before converting to them.
     Raises ValueError where the maps are too small to repeat, none, or hold NaN or infinities.
     """
-    maps = torch.as_tensor(maps).detach()
+    maps = torch.as_tensor(maps).detach().cpu()  # MPS has no float64
     if stride % 1 or stride < 1 or maps.dim() < 2 or min(maps.shape[-2:]) < 2 * stride:
         raise ValueError(
             f"a pattern of period {stride} needs maps (..., H, W) with two periods of whole pixels on each side, but "
@@ -136,7 +136,8 @@ def _contour_bands(labels: Tensor, num_classes: int, width: int) -> Tensor:
 
 
 def _checked(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
-    prediction, target = torch.as_tensor(prediction), torch.as_tensor(target)
+    prediction, target = (each.cpu() if each.device.type == "mps" else each  # MPS has no float64
+                          for each in map(torch.as_tensor, (prediction, target)))
     if prediction.is_floating_point() and prediction.dim() == target.dim() + 1:
         raise ValueError(f"prediction looks like scores {tuple(prediction.shape)}: pass labels, scores.argmax(1)")
     if prediction.is_floating_point() or target.is_floating_point():

@@ -17,6 +17,7 @@ from segviz.widgets import AtrousExplorer, AtrousRatesExplorer
 from segviz.widgets.atrous import OWN, STEPS
 from segviz.widgets.atrous_setting import OUTPUT_STRIDES, Setting, converted, said
 from segviz.widgets.panels import CLEAR, Dots, Outer
+from segviz.widgets.scenes import LOST, WON
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE, ROW, OUTPUT = range(3)
@@ -139,9 +140,11 @@ def test_a_rate_as_large_as_the_map_is_a_1x1_convolution():
     assert "1 × 1" not in said(Setting(10, [(1, 9)]))
     assert Setting(9, [(1, 9)]).weights_used == pytest.approx([1 / 9])
     assert Setting(65, [(1, 6)]).weights_used == pytest.approx([7.93 / 9], abs=0.01)        # v3's figure 4
+    assert said(Setting(5, converted(8))).split(".")[-2].startswith(" Layer 4: the rate")
 
 
 @pytest.mark.parametrize("values", [{}, dict(rate1=1, rate2=3, rate3=9), dict(layers=1, rate1=5, last=True),
+                                    dict(layers=1, rate1=9), dict(rate1=1, rate2=1, rate3=1, last=True),
                                     dict(stack="output stride 8"), dict(stack="output stride 2")])
 def test_what_is_drawn_at_a_unit_is_what_it_reads(explorer, values):
     state = explorer.state(**values)
@@ -153,6 +156,7 @@ def test_what_is_drawn_at_a_unit_is_what_it_reads(explorer, values):
     assert layers == len(s.layers) and len(state.panels) == layers + 5
     side, size = state.panels[SIDE].layers[0], s.sizes[-1]
     assert [level.size for level in side.levels] == s.sizes
+    assert [(level.start, level.jump) for level in side.levels] == [(0.5, jump) for jump in s.jumps]
     for unit in ((0, 0), (size // 2, size - 1), (size // 2,) * 2):
         row, column = unit
         assert side.here(*unit).unit == column
@@ -161,10 +165,12 @@ def test_what_is_drawn_at_a_unit_is_what_it_reads(explorer, values):
         share = (s.paths[column] / s.paths.max()).numpy()
         assert np.array_equal(high > 0, s.lit[0][column])
         assert (np.abs(high - STEPS * share) <= np.where(high == 1, 1, 0.5)).all()
+        assert all((bars[STEPS - tall :, at] != CLEAR).all() for at, tall in enumerate(high))
         assert np.array_equal(holes[0] != CLEAR, (s.hull[column] & ~s.lit[0][column]).numpy())
         reds, ways = (layer.here(*unit).data for layer in state.panels[-3].layers[:2])
         paths = torch.outer(s.paths[row], s.paths[column]).numpy()
         assert np.array_equal(ways != CLEAR, paths > 0)
+        assert np.allclose(ways[paths > 0] / 253, (paths / s.paths.max().item() ** 2)[paths > 0], atol=0.002)
         assert np.array_equal(reds != CLEAR, torch.outer(s.hull[row], s.hull[column]).numpy())
         for at, panel in zip(reversed(range(1, layers)), state.panels[OUTPUT + 1 :], strict=False):
             assert f"Map {at}" in panel.title and isinstance(panel.layers[0], Outer)
@@ -173,12 +179,20 @@ def test_what_is_drawn_at_a_unit_is_what_it_reads(explorer, values):
         read, kept = (row.text for row in state.panels[-2].layers[0].here(*unit).rows)
         assert read == f"{round(100 * (paths > 0).sum() / torch.outer(s.hull[row], s.hull[column]).sum().item())} %"
         assert kept == f"{round(100 * paths.sum() / 9**layers)} %"
-        words = state.said({"unit": unit})
-        assert f"Row {row}: {int(s.lit[0][row].sum())} of {int(s.hull[row].sum())} pixels" in words
-        assert f"column {column}: {int(s.lit[0][column].sum())} of {int(s.hull[column].sum())} pixels" in words
+        for name, at in (("Row", row), ("column", column)):
+            words = f"{name} {at}: {int(s.lit[0][at].sum())} of {int(s.hull[at].sum())} pixels, "
+            assert f"{words}{100 * s.on_the_map[at]:.0f} % of paths" in state.said({"unit": unit})
+        share, marker = (state.panels[OUTPUT].layers[at].here(*unit) for at in (0, -1))
+        assert share.data[row, column] / 253 == pytest.approx(paths.sum() / 9**layers, abs=0.002)
+        assert marker.boxes == [(column, row, column + 1, row + 1)]
     macs = sum(9 * 64 * 64 * side * side for side in s.sizes[1:]) / 1e6
     assert state.panels[-1].layers[0].rows[-1].text == f"{macs:.1f} M"
     assert f"Parameters: {layers} × 36,864" in state.panels[-1].caption
+    assert state.panels[-1].layers[0].maximum == 4 * 9 * 64 * 64 * 33 * 33                # the same in all states
+    used = f"{', '.join(f'{100 * share:.0f}' for share in s.weights_used)} read a map"
+    assert f"at all units, {used}{', layer by layer' * (layers > 1)}; the others" in state.panels[-2].caption
+    holes = bool((s.hull & (s.paths == 0)).any())
+    assert [state.panels[at].caption.startswith("Red: holes") for at in (ROW, -3)] == [holes, holes]
     dotted = any(isinstance(layer, Dots) for layer in state.panels[OUTPUT].layers)
     assert dotted == (values.get("stack", "")[-1:] == "2")
 
@@ -193,12 +207,17 @@ def test_what_is_hidden_on_paper_and_what_is_refused(explorer):
     assert explorer.state(layers=2).hidden == ("rate3",) and explorer.values["stack"] == OWN
     assert set(explorer.state(stack="output stride 4").hidden) == {"layers", "rate1", "rate2", "rate3", "last"}
     assert AtrousExplorer(output_stride=4).values["stack"] == "output stride 4"
-    assert AtrousExplorer((3,), last=True, size=12).values["rate1"] == 3
+    given = AtrousExplorer((3,), last=True, size=12).values
+    assert given == {"stack": OWN, "layers": 1, "rate1": 3, "rate2": 1, "rate3": 1, "last": True, "unit": (6, 6)}
+    for size, stride in ((5, 8), (5, 1), (65, 2)):
+        AtrousExplorer(size=size, output_stride=stride).snapshot(rate1=9).canvas.draw()
     figure, written = explorer.snapshot(rate1=1, unit=(2, 30)), BytesIO()
     figure.savefig(written, format="png")
     assert np.asarray(figure.canvas.buffer_rgba())[..., :3].std() > 20
     for options, words in ((dict(rates=(1, 2, 3, 4)), "one to three numbers from 1 to 9"),
-                           (dict(rates=()), "one to three"), (dict(size=4), "from 5 to 65"),
+                           (dict(rates=()), "one to three"), (dict(rates=2), "numbers from 1 to 9, but got 2"),
+                           (dict(size=4), "from 5 to 65"), (dict(size=66), "from 5 to 65"),
+                           (dict(size=33.0), "from 5 to 65, but got 33.0"),
                            (dict(rates=(10,)), "rate1: 10 lies outside 1 to 9"),
                            (dict(output_stride=16), r"one of \(8, 4, 2, 1\) or None, but got 16")):
         with pytest.raises(ValueError, match=words):
@@ -254,8 +273,17 @@ def test_the_mask_is_that_of_a_network_built_with_these_rates(at_rates, world, r
             mean = metrics.mean_iou(metrics.confusion_matrix(shown, masks[scene], 10))
             assert f"mean\u00a0IoU\u00a0{mean:.3f}, boundary" in panels[panel].caption
         assert panels[MASK].title == f"As set: {', '.join(map(str, rates))}"
-        each = metrics.class_iou(metrics.confusion_matrix(mask, masks[scene], 10)).tolist()
-        assert [row.value for row in panels[CLASSES].layers[0].rows] == pytest.approx(each, nan_ok=True)
+        bars, each = panels[CLASSES].layers[0].rows, [
+            metrics.class_iou(metrics.confusion_matrix(shown, masks[scene], 10)).tolist() for shown in (mask, trained)]
+        assert [bar.value for bar in bars] == pytest.approx(each[0], nan_ok=True)
+        assert [bar.reference for bar in bars] == [None if np.isnan(tick) else pytest.approx(tick) for tick in each[1]]
+        changed, truth = mask != trained, masks[scene]
+        lost, won = (int((changed & (right == truth)).sum()) for right in (trained, mask))
+        verdict = panels[CHANGE].layers[1].data
+        assert ((verdict == LOST).sum(), (verdict == WON).sum()) == (lost, won)
+        share = f"{changed.float().mean():.1%} of the pixels. "
+        told = f"Orange: {lost} that were right. Blue: {won} that are now. Grey: neither."
+        assert panels[CHANGE].caption == share + told
 
 
 def test_it_works_on_deeplab_and_leaves_the_network_as_it_was(world):
@@ -287,19 +315,51 @@ def test_only_atrous_convolutions_get_a_slider_unless_others_are_named(world, at
     assert len(figure.axes) == CLASSES + 1
 
 
+def test_other_kernels_and_other_ways_to_pad_as_much(world):
+    images, masks = world
+    torch.manual_seed(0)
+    five, same = nn.Conv2d(3, 8, 5, padding=4, dilation=2), nn.Conv2d(8, 10, (3, 1), padding="same", dilation=2)
+    explorer = AtrousRatesExplorer(nn.Sequential(five, nn.ReLU(), same), images, masks, layers=("0", "2", "0"))
+    assert explorer.rates == (2, 2)
+    x = torch.conv2d(images[:1], five.weight, five.bias, padding=6, dilation=3).relu()
+    x = torch.conv2d(x, same.weight, same.bias, padding=(5, 0), dilation=5)
+    assert torch.equal(explorer.run(0, (3, 5)), x[0].argmax(0))
+
+
+class Answering(nn.Module):
+    """A network that answers with a dictionary, as torchvision's do."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return {"out": self.network(images)}
+
+
 def test_networks_that_do_not_fit_are_refused_in_words(world):
     images, masks = world
-    strange = nn.Sequential(nn.Conv2d(3, 10, 3, padding=1, dilation=2))
+    strange, uneven, mirrored, even = (nn.Sequential(nn.Conv2d(3, 10, **options)) for options in (
+        {"kernel_size": 3, "padding": 1, "dilation": 2}, {"kernel_size": 3, "padding": 2, "dilation": (2, 1)},
+        {"kernel_size": 3, "padding": 2, "dilation": 2, "padding_mode": "reflect"},
+        {"kernel_size": 2, "padding": 2, "dilation": 2}))
+    many, dictionary = stack(RATES), Answering(stack(RATES))
+    many.extend(nn.Conv2d(10, 10, 3, padding=2, dilation=2) for _ in range(7))
     for arguments, options, words in (
         ((stack((1, 1, 1)), images, masks), {}, "one to 8 convolutions .* there are 0 of a rate above 1"),
         ((stack(RATES), images, masks), {"layers": ("1",)}, "names of Conv2d .* got '1'; there are 0, 3, 6, 9"),
         ((stack(RATES), images, masks), {"layers": ("9",)}, "9 has a kernel of 1 × 1"),
-        ((strange, images, masks), {}, r"0 needs an odd kernel, one rate, and the padding .* \(2, 2\); it has"),
-        ((stack(RATES), images[:, :1], masks), {}, "expected input.* to have 3 channels"),
+        ((strange, images, masks), {}, r"0 needs an odd kernel, one rate, .* map, \(2, 2\); .* padding \(1, 1\)"),
+        ((uneven, images, masks), {}, r"one rate, .*, \(2, 2\); it has kernel \(3, 3\), rates \(2, 1\), padding"),
+        ((mirrored, images, masks), {}, r"as many zeros around .* padding \(2, 2\) of reflect"),
+        ((even, images, masks), {}, r"an odd kernel, .* kernel \(2, 2\)"),
+        ((many, images, masks), {}, "one to 8 convolutions .* there are 9 of a rate above 1"),
+        ((stack(RATES), images[:, :1], masks), {}, r"does not take images \(1, 1, 40, 64\): .* to have 3 channels"),
+        ((dictionary, images, masks), {}, "gives dict for one image"),
         ((stack(RATES)[:6], images, masks), {}, r"gives \(1, 8, 40, 64\) for one image, but logits \(1, 10, 40, 64\)"),
         ((stack(RATES), images, masks[:1]), {}, "one for each image"),
     ):
-        with pytest.raises((ValueError, RuntimeError), match=words):
+        with pytest.raises(ValueError, match=words):
             AtrousRatesExplorer(*arguments, **options)
 
 

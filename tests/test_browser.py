@@ -12,7 +12,7 @@ import pytest
 from browser import PANEL, command, open_notebook, picture, run_all, run_cell, settled
 
 import segviz.widgets
-from segviz.widgets import Choice, Explorer, Grid, Panel, ReceptiveExplorer, Slider, State, engine
+from segviz.widgets import Choice, Explorer, Grid, Panel, ReceptiveExplorer, Slider, State, Steps, engine
 from segviz.widgets.panels import encode
 from segviz.widgets.snapshot import _plain_layers
 
@@ -585,6 +585,23 @@ def test_what_is_hidden_or_disabled_is_not_fetched_ahead(page):
     page.wait_for_function("window.asked.length === 3")
     page.wait_for_timeout(300)
     assert sorted(page.evaluate("window.asked")) == ["0,0,1", "0,1,0", "1,0,0"] and page.errors == []
+
+
+def test_what_costs_is_not_fetched_ahead_and_all_else_is(page):
+    def compute(dear, cheap):
+        return State([Panel("Map", [Grid(2, 2, (0, 0, 2, 2))], size=(2, 2))], f"{dear} and {cheap}.")
+
+    controls = [Steps("dear", "Dear", (1, 10, 100)), Slider("cheap", "Cheap", 0, 3)]
+    explorer = Explorer(compute, controls, prepared=False, slow=("dear",))
+    root = live(page, explorer, [f"{dear},{cheap}" for dear in range(3) for cheap in range(4)])
+    page.wait_for_function("window.asked.length === 1")                    # what is dear would be asked for first
+    slider(root, "Dear").fill("1")
+    page.wait_for_function("window.asked.includes('1,1')")
+    assert root.locator(".sv-readout").inner_text() == "10 and 0."
+    assert slider(root, "Dear").get_attribute("aria-valuetext") == "10"
+    slider(root, "Cheap").fill("1")
+    page.wait_for_function("window.asked.includes('1,3')")                 # two more of what was moved
+    assert page.evaluate("window.asked") == ["0,1", "1,0", "1,1", "1,2", "1,3"] and page.errors == []
 
 
 def test_what_is_on_its_way_ahead_is_not_asked_for_twice(page):

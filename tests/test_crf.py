@@ -205,6 +205,13 @@ def test_certainty_is_finite():
     torch.testing.assert_close(found, certain.float(), rtol=0, atol=1e-6)
 
 
+def test_a_zero_stays_zero_whatever_the_others_say():
+    belief = torch.zeros(2, 12, 12)
+    belief[0], belief[:, 5, 5] = 1.0, torch.tensor([0.0, 1.0])
+    found = crf.mean_field(belief, torch.full((3, 12, 12), 0.5), bi_w=60.0)
+    torch.testing.assert_close(found, belief, rtol=0, atol=1e-6)
+
+
 def test_half_precision_and_gradients_do_not_matter():
     probabilities = torch.randn(3, 8, 8, requires_grad=True).softmax(0)
     image = torch.rand(3, 8, 8)
@@ -226,14 +233,19 @@ GOOD, PICTURE = torch.full((2, 6, 6), 0.5), torch.rand(3, 6, 6)
     (lambda: crf.mean_field(GOOD.to("meta"), PICTURE), "on one device, but got (2, 6, 6) on meta and (3, 6, 6) on c"),
     (lambda: crf.mean_field(torch.randn(2, 6, 6), PICTURE), "1 in sum over the classes: take logits.softmax(0)"),
     (lambda: crf.mean_field(2 * GOOD, PICTURE), "take logits.softmax(0) first"),
+    (lambda: crf.mean_field(0.98 * GOOD, PICTURE), "take logits.softmax(0) first"),
+    (lambda: crf.mean_field(GOOD + torch.tensor([-0.6, 0.6])[:, None, None], PICTURE), "probabilities are 0 or more"),
+    (lambda: crf.mean_field(GOOD[:, :0], PICTURE[:, :0]), "as floats (channels, H, W), one image at a time; got float"),
     (lambda: crf.mean_field(GOOD * float("nan"), PICTURE), "take logits.softmax(0) first"),
     (lambda: crf.mean_field(GOOD, 255 * PICTURE), "image has values in [0, 1]: divide an 8-bit one by 255"),
     (lambda: crf.mean_field(GOOD, PICTURE * float("nan")), "image has values in [0, 1]"),
-    (lambda: crf.mean_field(GOOD, PICTURE, -1), "are 0 or more, but got -1, 3.0, 4.0"),
-    (lambda: crf.mean_field(GOOD, PICTURE, bi_w=-2.0), "are 0 or more, but got 10, 3.0, -2.0"),
-    (lambda: crf.mean_field(GOOD, PICTURE, pos_w=float("nan")), "are 0 or more, but got 10, nan, 4.0"),
-    (lambda: crf.mean_field(GOOD, PICTURE, bi_rgb_std=0.0), "are more than 0, but got 1.0, 67.0, 0.0"),
-    (lambda: crf.mean_field(GOOD, PICTURE, pos_xy_std=-1.0), "are more than 0, but got -1.0, 67.0, 3.0"),
+    (lambda: crf.mean_field(GOOD, PICTURE, -1), "are 0 or more and finite, but got -1, 3.0, 4.0"),
+    (lambda: crf.mean_field(GOOD, PICTURE, bi_w=-2.0), "are 0 or more and finite, but got 10, 3.0, -2.0"),
+    (lambda: crf.mean_field(GOOD, PICTURE, pos_w=float("nan")), "are 0 or more and finite, but got 10, nan, 4.0"),
+    (lambda: crf.mean_field(GOOD, PICTURE, pos_w=float("inf")), "are 0 or more and finite, but got 10, inf, 4.0"),
+    (lambda: crf.mean_field(GOOD, PICTURE, bi_xy_std=float("inf")), "more than 0 and finite, but got 1.0, inf, 3.0"),
+    (lambda: crf.mean_field(GOOD, PICTURE, bi_rgb_std=0.0), "are more than 0 and finite, but got 1.0, 67.0, 0.0"),
+    (lambda: crf.mean_field(GOOD, PICTURE, pos_xy_std=-1.0), "are more than 0 and finite, but got -1.0, 67.0, 3.0"),
 ])
 def test_what_cannot_be_is_refused_in_words(call, words):
     with pytest.raises(ValueError, match=re.escape(words)):

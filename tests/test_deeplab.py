@@ -12,7 +12,7 @@ from norms import stirred
 from torch import nn
 
 from segviz import receptive, training
-from segviz.layers import ASPP, filled, separable_conv, upsampled
+from segviz.layers import ASPP, filled, norm_conv, separable_conv, upsampled
 from segviz.models import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus, deeplab, vgg
 from segviz.models.resnet import ResNet
 
@@ -118,6 +118,11 @@ def test_large_fov_is_its_parts():
     x = F.conv2d(x, network.score.weight, network.score.bias)
     large = F.interpolate(x, size=(65, 73), mode="bilinear", align_corners=True)[..., :70]
     torch.testing.assert_close(network(images), large)
+    for dropout in (network.train().drop6, network.drop7):           # both are at work: what they drop is not heard
+        assert dropout.p == 0.5
+        dropout.p = 1.0
+        assert network.score_map(images).equal(network.score.bias.view(1, -1, 1, 1).expand(2, -1, 9, 10))
+        dropout.p = 0.5
 
 
 # --- DeepLab v2
@@ -225,16 +230,25 @@ def test_rates_follow_the_output_stride():
     assert rates_of(network.aspp) == [2, 3]
 
 
+@pytest.mark.parametrize(("model", "options", "first"), [
+    (DeepLabV3, {}, False), (DeepLabV3, {"dilate_first": True}, True), (DeepLabV3Plus, {}, True)])
+def test_the_backbone_is_the_resnet_that_was_asked_for(model, options, first):
+    grid = {"layers": (1, 1, 1, 2), "width": 1, "output_stride": 16, "multi_grid": (1, 4)}
+    expected = ResNet(dilate_first=first, **grid)
+    assert rates_of(model(2, **options, **grid).backbone) == rates_of(expected)
+    assert rates_of(expected.layer4) == [2 if first else 1, 8]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_v3_with_corners_aligned_puts_places_upon_their_pixels(output_stride):
     options = {"output_stride": output_stride, "multi_grid": (2,), "dilate_first": True, "align_corners": True}
-    network, images = stirred(DeepLabV3(3, **options, **SHALLOW)), torch.rand(1, 3, 75, 97)
-    filled_images = F.pad(images, (0, 0, 0, -74 % output_stride), mode="replicate")
+    network, images = stirred(DeepLabV3(3, **options, **SHALLOW)), torch.rand(1, 3, 70, 97)
+    filled_images = F.pad(images, (0, 0, 0, -69 % output_stride), mode="replicate")
     scores = network.score(network.head(network.aspp(network.backbone(filled_images)[-1])))
     logits = network(images)
     torch.testing.assert_close(logits[..., ::output_stride, ::output_stride],
-                               scores[..., : -(-75 // output_stride), : -(-97 // output_stride)])
+                               scores[..., : -(-70 // output_stride), : -(-97 // output_stride)])
 
 
 @torch.no_grad()
@@ -354,6 +368,7 @@ def test_v3_plus_is_the_papers():
         kinds = [type(layer) for layer in conv]
         assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
         assert conv[0].weight.shape == (reads, 1, 3, 3) and conv[3].weight.shape == (256, reads, 1, 1)
+    assert [type(layer) for layer in network.aspp.convs[0]] == kinds[:3] == [type(layer) for layer in network.reduce]
     for branch, rate in zip(network.aspp.convs[1:4], (6, 12, 18), strict=True):
         assert [type(layer) for layer in branch] == kinds and branch[0].groups == 2048 and rates_of(branch) == [rate]
 
@@ -399,6 +414,26 @@ def test_maps_lie_on_the_image(model, size):
     assert centre == pytest.approx(80, abs=0.05)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("given", "expected"), [(torch.bfloat16, torch.float32), (torch.double, torch.double)])
+@pytest.mark.parametrize("model", [
+    lambda: DeepLabV1(2, width=2), lambda: DeepLabV2(2, **SHALLOW), lambda: DeepLabV3(2, auxiliary=True, **SHALLOW),
+    lambda: DeepLabV3(2, align_corners=True, **SHALLOW), lambda: DeepLabV3Plus(2, **SHALLOW | {"width": 1}),
+], ids=["v1", "v2", "v3", "v3, corners", "v3+"])
+def test_logits_are_float32_at_least(model, given, expected):
+    network, images = model().to(given).eval(), torch.rand(1, 3, 33, 40, dtype=given)
+    assert network(images).dtype == expected
+    if getattr(network, "auxiliary", False):
+        assert [logits.dtype for logits in network(images, auxiliary=True)] == [expected] * 2
+
+
+def test_how_much_v3_drops_and_what_its_second_head_weighs():
+    network = DeepLabV3(2, auxiliary=True, **SHALLOW)
+    dropouts = [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)]
+    assert dropouts == [0.5, 0.1] and network.auxiliary_weight == 0.5            # torchvision's
+    assert [layer.p for layer in DeepLabV3Plus(2, **SHALLOW).modules() if isinstance(layer, nn.Dropout)] == [0.1]
+
+
 # --- what is refused
 
 
@@ -423,6 +458,8 @@ def test_image_pooling_needs_more_than_one_image_to_train(model):
     (lambda: DeepLabV3(2, output_stride=4, **SHALLOW), "output_stride is 8, 16 or 32, but got 4"),
     (lambda: DeepLabV3Plus(2, multi_grid=(1, 2, 4), **SHALLOW), "multi_grid is one number from 1 up for each"),
     (lambda: separable_conv(2, 2, 4), "expected an odd kernel_size, .* got 4"),
+    (lambda: norm_conv(2, 2, 2), "expected an odd kernel_size, .* got 2"),
+    (lambda: DeepLabV2(2, **SHALLOW).combine([], (1, 3, 33, 33)), "take one of score_maps at least"),
 ])
 def test_what_is_no_deeplab_is_refused(call, words):
     with pytest.raises(ValueError, match=words):

@@ -1,5 +1,5 @@
-"""The experiments of lessons 03 and 09, with their own cells and other seeds: evidence out of reach is no evidence, and
-a pyramid brings it within reach."""
+"""The experiments of lessons 03, 09 and 12, with their own cells and other seeds: evidence out of reach is no evidence,
+a pyramid brings it within reach, and one rate reaches as far as one scale asks for."""
 
 from pathlib import Path
 
@@ -84,3 +84,39 @@ def test_twins_on_a_wide_meadow_differ_in_the_beacons_columns_alone(wide_meadow)
     images, _, away = wide_meadow["twins"]
     differs = (images[0::2] != images[1::2]).any(1)
     assert differs.any() and not (differs & (away[0::2] > 0)).any()
+
+
+@pytest.fixture(scope="module")
+def three_scales():
+    """What lesson 12's cells define that its meadows of three scales need."""
+    scope, marks = {}, ("SCALES = (", "def town(", "asked = towns(", "class Summed(", "def by_scale(")
+    exec("import torch\nfrom torch import nn\nfrom segviz import draw, layers\nfrom segviz.data import toytown\n"
+         "from segviz.models import vgg", scope)
+    for source in code("12_deeplab.py"):
+        if any(words in source for words in marks):
+            exec(source, scope)
+    return scope
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 3])
+def test_one_rate_is_right_on_its_own_scale_and_three_rates_on_three(three_scales, one_thread, seed):
+    from segviz.training import fit
+
+    found = {}
+    for rates in ((3, 6, 12), (3, 3, 3), (6, 6, 6), (12, 12, 12)):
+        network = three_scales["Summed"](rates, seed=seed)
+        fit(network, three_scales["meadows"], **three_scales["meadow_settings"], seed=seed, show=False)
+        found[rates] = three_scales["by_scale"](network)
+    print(f"seed {seed} {found}")
+    several, *single = found.values()
+    assert min(several) > 0.9
+    for own, shares in enumerate(single):
+        assert shares[own] > 0.9 and all(share < 0.9 for scale, share in enumerate(shares) if scale != own)
+
+
+def test_the_class_at_one_scale_says_nothing_of_the_others(three_scales):
+    _, targets, scale = three_scales["asked"]
+    boats = [((targets == 1) & (scale == unit)).flatten(1).any(1) for unit in three_scales["SCALES"]]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert 0.3 < boats[a].float().mean() < 0.7 and 0.3 < (boats[a] == boats[b]).float().mean() < 0.7

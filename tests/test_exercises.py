@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.spatial
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -33,6 +34,7 @@ from segviz.exercises import (
     lesson_08,
     lesson_09,
     lesson_10,
+    lesson_11,
     lesson_12,
 )
 from segviz.exercises.progress import Progress
@@ -669,6 +671,84 @@ def _separable_by_numpy(weight):
     return [depthwise, pointwise]
 
 
+def _energy_pair_by_pair(labels, p, weights):
+    found = -sum(math.log(p[label, i]) for i, label in enumerate(labels.tolist()))
+    return found + sum(weights[i, j] for i, j in itertools.combinations(range(len(labels)), 2) if labels[i] != labels[j])
+
+
+def _energy_by_one_hot(labels, p, weights):
+    chosen = F.one_hot(labels, len(p)).to(p)
+    alike = torch.einsum("ic,ij,jc->", chosen, weights, chosen)
+    return F.nll_loss(p.T.log(), labels, reduction="sum") + (weights.sum() - alike) / 2
+
+
+def _energy_by_numpy(labels, p, weights):
+    labels, p, weights = labels.numpy(), p.numpy(), weights.numpy()
+    unlike = np.not_equal.outer(labels, labels)
+    return -np.log(np.take_along_axis(p, labels[None], 0)).sum() + np.triu(weights * unlike).sum()
+
+
+def _heard_by_unlike_labels(q, p, weights):
+    others = weights * (1 - torch.eye(len(weights)))
+    pays = (q.sum(0) - q) @ others
+    return F.softmax(-(-p.log() + pays), dim=0)
+
+
+def _heard_by_loops(q, p, weights):
+    new = torch.zeros_like(q)
+    for i in range(q.shape[1]):
+        for label in range(len(q)):
+            new[label, i] = p[label, i] * math.exp(sum(weights[i, j] * q[label, j] for j in range(q.shape[1]) if j != i))
+    return new / new.sum(0)
+
+
+def _heard_less_itself(q, p, weights):
+    scores = np.log(p.numpy()) + np.einsum("ij,cj->ci", weights.numpy(), q.numpy()) - q.numpy() * np.diag(weights.numpy())
+    return np.exp(scores) / np.exp(scores).sum(0)
+
+
+def _appearance_by_cdist(image, xy_std, rgb_std):
+    height, width = image.shape[1:]
+    rows, columns = np.mgrid[:height, :width]
+    features = np.stack([rows / xy_std, columns / xy_std, *(image.numpy() * 255 / rgb_std)]).reshape(5, -1).T
+    return np.exp(-scipy.spatial.distance.cdist(features, features, "sqeuclidean") / 2)
+
+
+def _appearance_as_product(image, xy_std, rgb_std):
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.double) for n in image.shape[1:]), indexing="ij")
+    near = [values.double().flatten() / std for values, std in ((y, xy_std), (x, xy_std), *((c * 255, rgb_std) for c in image))]
+    return math.prod(torch.exp(-(one[:, None] - one[None]) ** 2 / 2) for one in near)
+
+
+def _appearance_in_float32(image, xy_std, rgb_std):      # |a|^2 / 2 + |b|^2 / 2 - a . b: rounds where features are large
+    number = torch.arange(image[0].numel())
+    places = torch.stack([number // image.shape[2], number % image.shape[2]]) / xy_std
+    features = torch.cat([places, image.flatten(1) * 255 / rgb_std]).T
+    products = features @ features.T
+    return (products - products.diag()[:, None] / 2 - products.diag() / 2).exp()
+
+
+def _appearance_by_loops(image, xy_std, rgb_std):
+    places = list(itertools.product(*map(range, image.shape[1:])))
+    return [[math.exp(-((a - c) ** 2 + (b - d) ** 2) / 2 / xy_std**2
+                      - float((image[:, a, b] - image[:, c, d]).square().sum()) * 255**2 / 2 / rgb_std**2)
+             for c, d in places] for a, b in places]
+
+
+def _attention_with_both_lengths(features):
+    lengths, ones = features.square().sum(1, keepdim=True) / 2, torch.ones(len(features), 1)
+    return torch.cat([features, -lengths, ones], 1), torch.cat([features, ones, -lengths], 1)
+
+
+def _attention_from_the_middle(features):
+    centred = (features - features.mean(0)).double()
+    return F.pad(centred, (1, 0), value=-0.5), torch.cat([centred.square().sum(1, keepdim=True), centred], 1)
+
+
+def _attention_with_the_kernel_itself(features):
+    return -torch.cdist(features, features).square() / 2, torch.eye(len(features))
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -742,8 +822,12 @@ RIGHT = {
     lesson_10.with_holes: [_holes_by_kron, _holes_by_loops, _holes_by_gradient],
     lesson_10.converted: [_converted_by_jumps, _converted_recursively, _converted_as_tensors],
     lesson_10.widest: [_widest_by_field, lambda t, n: [t**i for i in range(n)][::-1], lambda t, n: np.power(t, np.arange(n)),
-                       lambda t, n: (float(t) ** torch.arange(n)).tolist()],
+                       lambda t, n: (float(t) ** torch.arange(n)).tolist(), lambda t, n: np.exp(np.log(t) * np.arange(n))],
     lesson_10.at_work: [_at_work_by_ones, _at_work_by_loops, lambda s, r: (3 - 2 * min(r, s) / s) ** 2],
+    lesson_11.energy: [_energy_pair_by_pair, _energy_by_one_hot, _energy_by_numpy],
+    lesson_11.heard: [_heard_by_unlike_labels, _heard_by_loops, _heard_less_itself],
+    lesson_11.appearance: [_appearance_by_cdist, _appearance_as_product, _appearance_by_loops, _appearance_in_float32],
+    lesson_11.queries_and_keys: [_attention_with_both_lengths, _attention_from_the_middle, _attention_with_the_kernel_itself],
     lesson_12.one_kernel: [_one_kernel_by_gradient, _one_kernel_by_padding, _one_kernel_by_loops],
     lesson_12.aspp: [_aspp_by_layer, _aspp_by_matrices, _aspp_by_shifts],
     lesson_12.costs: [_costs_by_layers, _costs_by_counting, lambda i, o, k, p: np.array([o * k * k, k * k, o]) * i * p],
@@ -900,6 +984,56 @@ def test_an_error_outside_the_learners_code_names_no_line():
 def test_a_network_that_exits_is_wrong_and_not_our_fault():
     result = lesson_02.fully_convolutional.check(lambda head, channels, k: lambda x: _exits(0, 0, 0))
     assert result.outcome == "wrong" and "SystemExit" in result.message
+
+
+@pytest.mark.parametrize("rates", [lambda t, n: [t**i + 0.4 * (i > 0) for i in range(n)], lambda t, n: [0] + [1] * n,
+                                   lambda t, n: [10_001] * n])
+def test_rates_that_are_none_are_told_so(rates):
+    result = lesson_10.widest.check(rates)
+    assert result.outcome == "wrong" and "rates are whole numbers from 1 up" in result.message
+
+
+def _in_a_corner(kernel, rate):
+    held = torch.zeros([(len(kernel) - 1) * rate + 1] * 2)
+    held[: len(kernel), : len(kernel)] = kernel
+    return held
+
+
+def _from_the_front(strides, output_stride):
+    found, rate = [], 1
+    for number, stride in enumerate(strides):
+        if np.prod([s for s, _ in found] + strides[number:]) > output_stride and stride > 1:
+            found.append((1, rate))
+            rate *= stride
+        else:
+            found.append((stride, rate))
+    return found
+
+
+def _half_as_far(taps, layers):
+    rates = []
+    while len(rates) < layers:
+        rates.append(math.ceil((1 + (taps - 1) * sum(rates)) / 2))
+    return rates
+
+
+def _as_wide_with_holes(taps, layers):
+    total = sum(taps**i for i in range(layers))
+    return [total // layers] * (layers - 1) + [total - total // layers * (layers - 1)]
+
+
+@pytest.mark.parametrize(("exercise", "answer", "words"), [
+    (lesson_10.with_holes, lambda kernel, rate: kernel[::rate, ::rate], "You left weights out"),
+    (lesson_10.with_holes, _in_a_corner, "still lie side by side in a corner"),
+    (lesson_10.converted, _from_the_front, "You took the first strides away"),
+    (lesson_10.widest, lambda taps, layers: [taps * taps**i for i in range(layers)], "The first rate must be 1"),
+    (lesson_10.widest, _half_as_far, "Half the field"),
+    (lesson_10.widest, _as_wide_with_holes, "numbers differ"),
+    (lesson_10.widest, lambda taps, layers: "1" * layers, "what you returned is text"),
+])
+def test_mistakes_written_otherwise_hear_the_same_words(exercise, answer, words):
+    result = exercise.check(answer)
+    assert result.outcome == "wrong" and words in result.message, result
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -1,4 +1,6 @@
-"""The blocks of lessons 04 and 05 against torch's, on random settings, and against counting."""
+"""The blocks of lessons 04 and 05 against torch's, on random settings, and against counting.
+
+Those of lessons 02 and 07 are in test_models.py, of 09 in test_pspnet.py, of 12 in test_deeplab.py."""
 
 import random
 from itertools import product

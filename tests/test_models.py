@@ -527,6 +527,11 @@ def test_linear_to_conv_is_the_same_layer_everywhere(channels, kernel, bias):
             torch.testing.assert_close(answers[:, :, r, c], linear(window.flatten(1)), rtol=1e-5, atol=1e-5)
 
 
+def test_linear_to_conv_keeps_type_and_device():
+    assert linear_to_conv(nn.Linear(12, 2, dtype=torch.double), 2).weight.dtype == torch.double
+    assert linear_to_conv(nn.Linear(12, 2, device="meta"), 2).weight.device.type == "meta"
+
+
 def test_linear_to_conv_refuses_a_map_that_cannot_be():
     with pytest.raises(ValueError, match="does not divide"):
         linear_to_conv(nn.Linear(10, 2), 3)

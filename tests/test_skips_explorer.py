@@ -257,9 +257,9 @@ def test_what_does_not_fit_is_refused_in_words(world):
         ((network, (255 * images).byte(), masks), "got torch.uint8"),
         ((network, images, masks[:2]), r"\(B, H, W\) = \(5, 32, 32\), one for each image; got torch.int64 of shape"),
         ((network, images, masks.float()), "the masks are whole numbers"),
-        ((network, images, masks + 20), "expected 0 to 9 or 255"),
+        ((network, images, torch.full_like(masks, 10)), "label 10, expected 0 to 9 or 255"),
         ((network, images, masks.clamp(max=3), ("a", "b", "c", "d")), "scores 10 classes, but 4 were named"),
-        ((network, images, masks, toytown.CLASSES, PALETTE[:5]), "5 colours for 10 classes"),
+        ((network, images, masks, toytown.CLASSES, PALETTE[:9]), "9 colours for 10 classes"),
         ((network, images * torch.inf, masks), "NaN or infinities"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -17,7 +17,7 @@ from segviz.models import UNet
 from segviz.widgets import UNetShapesExplorer, UNetSkipsExplorer
 from segviz.widgets.engine import PAGE_STATES
 from segviz.widgets.panels import CLEAR, HeatMap, Rects, Text, encode
-from segviz.widgets.scenes import LOST, WON
+from segviz.widgets.scenes import LOST, WON, bar, strength, top
 from segviz.widgets.unet_setting import CROP, NOTHING, PAD, REMEDIES, SAME, STRETCH, VALID, setting
 from segviz.widgets.unet_skips import CUT, KEPT, OTHER
 
@@ -268,6 +268,16 @@ def test_with_all_skips_it_is_the_networks_own_mask(skips, world):
         assert np.array_equal(verdict == WON, changed & (panels[MASK].layers[0].data == truth) & (truth != 255))
         assert f"Orange: {(verdict == LOST).sum()} that were right" in panels[CHANGE].caption
     assert "0.0% of the pixels. Orange: 0 that were right. Blue: 0 that are now" in skips.state().panels[CHANGE].caption
+
+
+def test_colour_scales_end_at_the_mean_absolute_activation_to_two_digits():
+    found = strength(torch.tensor([[[1.25, -0.2]], [[-1.0, 0.0]]]))
+    torch.testing.assert_close(found, torch.tensor([[1.125, 0.1]]))
+    assert top(found) == 1.1 and top(0 * found) == 1.0
+
+
+def test_a_class_that_was_nowhere_has_no_tick():
+    assert bar("car", 0.5, float("nan")).reference is None and bar("car", 0.5, 0.0).reference == 0.0
 
 
 def test_the_network_is_copied_and_nothing_of_it_is_changed(world):

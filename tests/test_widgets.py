@@ -40,6 +40,7 @@ from segviz.widgets import (
     Slider,
     SlidingExplorer,
     State,
+    Steps,
     Text,
     Toggle,
     Told,
@@ -344,7 +345,8 @@ def test_few_states_travel_along_complete():
         image = state["panels"][0]["layers"][0]["data"]
         assert arrays[image["buffer"]] == bytes([int(key)]) * 48 and image["shape"] == [4, 4, 3]
     assert not Explorer(compute, [Slider("number", "Number", 0, 500)])._complete
-    assert not Explorer(compute, [Slider("number", "Number", 0, 5)], slow=True)._complete
+    for slow in (True, ("number",)):
+        assert not Explorer(compute, [Slider("number", "Number", 0, 5)], slow=slow)._complete
     assert Explorer(compute, [Slider("number", "Number", 0, 200)], prepared=True)._complete
 
 
@@ -368,11 +370,15 @@ def test_controls_that_make_no_sense_are_refused():
     for make in (
         lambda: Slider("s", "S", 3, 1),
         lambda: Slider("s", "S", 0, 1, step=0),
+        lambda: Steps("s", "S", ()),
+        lambda: Steps("s", "S", (1, 3, 2)),
+        lambda: Steps("s", "S", (1, 3), 2),
         lambda: Choice("c", "C", ()),
         lambda: Choice("c", "C", ("a",), "b"),
         lambda: Point("p", "P", 0, 4, 4, (4, 0)),
         lambda: Point("p", "P", 0, 4, 4, scaled=True),
         lambda: Explorer(counting, [Toggle("x", "X"), Toggle("x", "X")]),
+        lambda: Explorer(counting, every_control(), slow=("speed",)),
     ):
         with pytest.raises(ValueError):
             make()
@@ -384,6 +390,15 @@ def test_a_slider_in_tenths_comes_back_in_tenths():
     assert [slider.index(slider.at(i)) for i in range(7)] == list(range(7))
     assert slider.index(np.float32(slider.at(3))) == 3
     assert Slider("whole", "Whole", 0, 9).index(np.int64(4)) == 4
+
+
+def test_steps_need_not_be_even():
+    steps = Steps("width", "Width", (1, 3, 12.5), 3)
+    assert steps.sizes == (3,) and [steps.at(i) for i in range(3)] == [1, 3, 12.5] and steps.value == 3
+    assert [steps.index(value) for value in (1, np.int64(3), 12.5)] == [0, 1, 2] and Steps("w", "W", (2, 4)).value == 2
+    for other in (2, "3", None, True):
+        with pytest.raises(ValueError, match=r"width: expected one of 1, 3, 12.5; got"):
+            steps.index(other)
 
 
 def test_every_layer_is_encoded_and_drawn_on_paper():

@@ -1,5 +1,7 @@
 """Exercises of lesson 10, atrous convolution."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -176,11 +178,11 @@ def _one_too_late(strides, output_stride):
 
 
 def _first_strides_go(strides, output_stride):
-    excess, rate, found = int(torch.tensor(strides).prod()) // output_stride, 1, []
+    left, rate, found = math.prod(strides), 1, []
     for stride in strides:
-        gone = excess > 1 and stride > 1
-        found.append((1 if gone else stride, rate))
-        rate, excess = (rate * stride, excess // stride) if gone else (rate, excess)
+        gone = stride if left > output_stride else 1
+        found.append((stride // gone, rate))
+        left, rate = left // gone, rate * gone
     return found
 
 
@@ -263,7 +265,7 @@ def _times_taps_less_one(taps, layers):
     return [(taps - 1) ** i for i in range(layers)]
 
 
-def _next_prime_to_it(taps, layers):
+def _fields_of_doubling(taps, layers):
     rates = [1]
     while len(rates) < layers:
         rates.append(2 * rates[-1] + 1)
@@ -302,8 +304,10 @@ def _read_by(rates, taps, layers):
     """How many places a stack reads, how wide its field is, and how many rates there are."""
     if isinstance(rates, (str, bytes)):
         raise TypeError("what you returned is text. Return a list of rates, such as [1, 2, 4].")
-    rates = [int(rate) for rate in rates]
-    if min(rates, default=1) < 1 or sum(rates) > 10_000:
+    given = [float(rate) for rate in rates]
+    rates = [round(rate) for rate in given]
+    uneven = any(abs(rate - whole) > 1e-6 for rate, whole in zip(given, rates, strict=True))
+    if uneven or min(rates, default=1) < 1 or sum(rates) > 10_000:
         raise ValueError("rates are whole numbers from 1 up, and these fields have no more than 10,000 places.")
     places = {0}
     for rate in rates:
@@ -327,7 +331,7 @@ def _read_by(rates, taps, layers):
         "That is right for 3 taps. How does it depend on them?": _three_always,
         "The first rate must be 1: else neighbouring pixels are never read together.": _first_too_large,
         "Powers of taps - 1: close. Copies of the field touch when the rate is the field itself, taps times the last.": _times_taps_less_one,
-        "1, 3, 7, 15... are fields of a stack that doubles its rates, and with 3 taps they leave room for more.": _next_prime_to_it,
+        "1, 3, 7, 15... are fields of a stack that doubles its rates, and with 3 taps they leave room for more.": _fields_of_doubling,
         "One too many: copies whose first places lie field + 1 apart leave a hole of one pixel.": _field_plus_one,
         "Half the field: copies overlap by half. Let them only touch.": _half_the_field,
         "One rate for all, larger than 1, reads every so many pixels and never those between.": _same_rate,
@@ -387,7 +391,7 @@ def _all_but_the_corners(size, rate):
     return 1 + 4 * max(0, size - rate) / size
 
 
-def _effective_kernel(size, rate):
+def _nine_and_one_too_few(size, rate):
     return 9 * max(0, size - 2 * rate - 1) ** 2 / size**2
 
 
@@ -422,7 +426,7 @@ def _off_by_one(size, rate):
         "That is the sum over all places. Asked for: the mean.": _summed,
         "The middle tap always lies in the map: count it too.": _middle_forgotten,
         "The four corner taps are missing: they too lie in the map, at places where both their row and column do.": _all_but_the_corners,
-        "Nearly all nine at the inner places only, and fewer of those than there are: they are size - 2 rate along an axis.": _effective_kernel,
+        "You counted only the places at which all nine are in the map, and too few: there are size - 2 * rate along an axis. Elsewhere some of the nine still are.": _nine_and_one_too_few,
         "Nine it is, far from the border alone. Near it taps read padding.": _all_nine,
         "You left the rate out: the larger it is, the further in from the border taps read padding.": _rate_one,
         "One too few: the left tap is in the map at size - rate places.": _off_by_one,

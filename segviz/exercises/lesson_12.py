@@ -84,6 +84,21 @@ def _weighed_by_rate(kernels, rates):
     return one_kernel.reference([kernel / r for kernel, r in zip(kernels, rates, strict=True)], rates)
 
 
+def _blocks_for_holes(kernels, rates):
+    wide = [F.interpolate(kernel[None, None], size=2 * r + 1)[0, 0] for kernel, r in zip(kernels, rates, strict=True)]
+    return sum(F.pad(kernel, [max(rates) - len(kernel) // 2] * 4) for kernel in wide)
+
+
+def _transposed(kernels, rates):
+    return one_kernel.reference(kernels, rates).T
+
+
+def _cross_missing(kernels, rates):
+    held, m = one_kernel.reference(kernels, rates), max(rates)
+    held[m], held[:, m] = 0, 0
+    return held
+
+
 @exercise(
     "Write a sum of rates as one kernel",
     hints=(
@@ -111,6 +126,9 @@ def _weighed_by_rate(kernels, rates):
         "Upside down: a network's convolution does not flip its kernel.": _flipped,
         "Only the kernel of the largest rate is there. The others lie within it.": _largest_rate_alone,
         "You divided by the rate. The weights stay as they are.": _weighed_by_rate,
+        "You have enlarged the kernels, block by block. Taps stay single numbers; between them are zeros.": _blocks_for_holes,
+        "Rows and columns have changed places.": _transposed,
+        "Only the four corners of each kernel are there. It has nine taps: the middle row and column, too.": _cross_missing,
     },
     praise="So a sum of rates is one linear layer. What it saves is all the zeros.",
     advice="Rates 1 and 2 give a kernel of 5 x 5: eight taps around the middle, eight on the border, and the middle.",
@@ -207,6 +225,34 @@ def _first_weights_for_all(maps, point, atrous, rates, whole):
     return aspp.reference(maps, point, [atrous[0]] * len(rates), rates, whole)
 
 
+def _whole_summed(maps, point, atrous, rates, whole):
+    *rest, _ = _branches(maps, point, atrous, rates, whole)
+    return torch.cat([*rest, F.conv2d(maps.sum((2, 3), keepdim=True), whole).expand_as(rest[0])], 1).relu()
+
+
+def _mean_along_one_side(maps, point, atrous, rates, whole):
+    *rest, _ = _branches(maps, point, atrous, rates, whole)
+    return torch.cat([*rest, F.conv2d(maps.mean(2, keepdim=True), whole).expand_as(rest[0])], 1).relu()
+
+
+def _relu_in_front(maps, point, atrous, rates, whole):
+    return aspp.reference(maps.relu(), point, atrous, rates, whole)
+
+
+def _rates_first(*case):
+    one, *dilated, mean = _branches(*case)
+    return torch.cat([*dilated, one, mean], 1).relu()
+
+
+def _point_last(*case):
+    one, *rest = _branches(*case)
+    return torch.cat([*rest, one], 1).relu()
+
+
+def _point_and_whole_swapped(maps, point, atrous, rates, whole):
+    return aspp.reference(maps, whole, atrous, rates, point)
+
+
 @exercise(
     "Build ASPP as v3 has it",
     hints=(
@@ -238,6 +284,12 @@ def _first_weights_for_all(maps, point, atrous, rates, whole):
         "Weights and rates have changed order: the first weight belongs to the first rate.": _rates_backwards,
         "You put the rates one behind the other. Here all branches read the same map.": _cascade,
         "Each rate has weights of its own.": _first_weights_for_all,
+        "You summed over the map. Image pooling takes the mean, so that larger maps say it no louder.": _whole_summed,
+        "You averaged along one side alone: the mean is over the whole map, .mean((2, 3), keepdim=True).": _mean_along_one_side,
+        "The ReLU stands *behind* each branch's convolution. You had it in front.": _relu_in_front,
+        "The 1 x 1 comes first, in front of the rates.": _rates_first,
+        "The 1 x 1 comes first, not last.": _point_last,
+        "`point` and `whole` have changed places: `point` reads each place, `whole` the mean.": _point_and_whole_swapped,
     },
     praise="With batch normalisation in front of each ReLU, that is what a 1 x 1 convolution joins afterwards.",
     advice="The result has as many channels as all branches together.",
@@ -323,6 +375,26 @@ def _with_biases(inputs, outputs, k, places):
     return plain + outputs * places, depthwise + inputs * places, pointwise + outputs * places
 
 
+def _pointwise_at_one_place(inputs, outputs, k, places):
+    plain, depthwise, _ = costs.reference(inputs, outputs, k, places)
+    return plain, depthwise, inputs * outputs
+
+
+def _pointwise_with_depthwise(inputs, outputs, k, places):
+    plain, depthwise, pointwise = costs.reference(inputs, outputs, k, places)
+    return plain, depthwise, depthwise + pointwise
+
+
+def _plain_added(inputs, outputs, k, places):
+    _, depthwise, pointwise = costs.reference(inputs, outputs, k, places)
+    return (inputs + outputs) * k * k * places, depthwise, pointwise
+
+
+def _additions_one_less(inputs, outputs, k, places):
+    return (outputs * (2 * inputs * k * k - 1) * places, inputs * (2 * k * k - 1) * places,
+            outputs * (2 * inputs - 1) * places)
+
+
 @exercise(
     "Count the multiply-adds",
     hints=(
@@ -348,6 +420,10 @@ def _with_biases(inputs, outputs, k, places):
         "In a plain convolution every output sums over all input channels, too.": _plain_of_one_channel,
         "Three numbers are asked for: depthwise and pointwise apart.": _separable_together,
         "These convolutions have no biases (batch normalisation follows), and no product for one.": _with_biases,
+        "The pointwise step, too, is done at every place.": _pointwise_at_one_place,
+        "The third number is the pointwise step alone, without the depthwise one.": _pointwise_with_depthwise,
+        "In a plain convolution each output reads each input: their product, not their sum.": _plain_added,
+        "You counted multiplications and additions apart. A product and its addition count as one.": _additions_one_less,
     },
     praise="(depthwise + pointwise) / plain = 1 / outputs + 1 / k squared, whatever comes in.",
 )
@@ -449,6 +525,25 @@ def _sums(weight):
     return _parts(weight.sum((2, 3)).T, weight.mean(0).flatten(1))
 
 
+def _mean_taken_off(weight):
+    by_channel = weight.transpose(0, 1).flatten(2)
+    u, s, v = torch.linalg.svd(by_channel - by_channel.mean(1, keepdim=True), full_matrices=False)
+    return _parts(u[:, :, 0] * s[:, :1], v[:, 0])
+
+
+def _fitted_once(weight):
+    by_channel = weight.transpose(0, 1).flatten(2)
+    column = by_channel @ by_channel.mean(1)[..., None]
+    row = by_channel.mT @ column / column.square().sum(1, keepdim=True)
+    return _parts(column[..., 0], row[..., 0])
+
+
+def _one_kernel_an_output(weight):
+    u, s, v = torch.linalg.svd(weight.flatten(2), full_matrices=False)
+    spatial = v[:1, 0].expand(weight.shape[1], -1)
+    return _parts((u[:, :, 0] * s[:, :1]).T, spatial)
+
+
 def _product(returned, weight):
     """depthwise times pointwise: the plain convolution (O, I, k, k) that two steps without a ReLU between them are."""
     try:
@@ -499,6 +594,9 @@ def _mixed(outputs, inputs, k, seed):
         "You kept the middle taps alone: that is a 1 x 1 convolution. A depthwise kernel can do more.": _middle_taps,
         "As kernels you took a mean over the window. Each channel may have a kernel of its own shape.": _flat_kernel,
         "Sums over a window are no shares: what is asked is how much of the *shared* kernel is in each output's.": _sums,
+        "You took the mean off first, as for principal components. Here the kernels themselves are written, mean and all.": _mean_taken_off,
+        "One round of fitting is not enough: fit one to the other in turn until nothing changes, or ask torch.linalg.svd.": _fitted_once,
+        "You decomposed output by output. The kernel is shared by the *outputs* of one input channel: weight[:, i].": _one_kernel_an_output,
     },
     praise="The best there is (Eckart and Young, 1936). And in general it is not the convolution you began with.",
     advice="Compared is pointwise times depthwise, so it does not matter which of the two has the strength or the sign.",

@@ -14,9 +14,7 @@ def separable_conv(
     in_channels * (kernel_size**2 + out_channels) weights, a plain convolution in_channels * kernel_size**2 *
     out_channels. `training.fit` decays no weights of depthwise convolutions.
     """
-    if kernel_size % 2 == 0:
-        raise ValueError(f"expected an odd kernel_size, which keeps the size of the map; got {kernel_size}")
-    padding, options = dilation * (kernel_size // 2), {"groups": in_channels, "bias": False}
+    padding, options = _padding(kernel_size, dilation), {"groups": in_channels, "bias": False}
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, kernel_size, stride, padding, dilation, **options),
         nn.BatchNorm2d(in_channels),
@@ -28,7 +26,15 @@ def separable_conv(
 
 
 def norm_conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
-    """A convolution that keeps the size, batch normalisation, a ReLU."""
-    padding = dilation * (kernel_size // 2)
+    """A convolution that keeps the size of the map, batch normalisation, a ReLU: (B, in_channels, H, W) -> (B,
+    out_channels, H, W). kernel_size: odd."""
+    padding = _padding(kernel_size, dilation)
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+def _padding(kernel_size: int, dilation: int) -> int:
+    """What keeps the size of a map; ValueError for an even kernel, which nothing does it for."""
+    if kernel_size % 2 == 0:
+        raise ValueError(f"expected an odd kernel_size, which keeps the size of the map; got {kernel_size}")
+    return dilation * (kernel_size // 2)

@@ -106,7 +106,10 @@ class DeepLabV2(nn.Module):
         return [score(last) for score in self.scores]
 
     def combine(self, scores: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-        """Logits of the image's `shape` from the maps of `score_maps`, or from some of them: their sum, upsampled."""
+        """Logits of the image's `shape` from the maps of `score_maps`, or from some of them: their sum, upsampled.
+        ValueError for none."""
+        if not scores:
+            raise ValueError("there is no map of scores to upsample: take one of score_maps at least")
         return upsampled(sum(scores), shape)
 
 

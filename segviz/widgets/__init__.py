@@ -3,7 +3,8 @@
 from segviz.widgets.atrous import AtrousExplorer
 from segviz.widgets.atrous_rates import AtrousRatesExplorer
 from segviz.widgets.checkerboard import CheckerboardExplorer
-from segviz.widgets.controls import Choice, Point, Slider, Toggle
+from segviz.widgets.controls import Choice, Point, Slider, Steps, Toggle
+from segviz.widgets.crf import CRFExplorer
 from segviz.widgets.deeplab import DeepLabExplorer
 from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import (
@@ -43,6 +44,7 @@ __all__ = [
     "AtrousRatesExplorer",
     "Bar",
     "Bars",
+    "CRFExplorer",
     "Chain",
     "CheckerboardExplorer",
     "Choice",
@@ -69,6 +71,7 @@ __all__ = [
     "Slider",
     "SlidingExplorer",
     "State",
+    "Steps",
     "SwitchesExplorer",
     "Text",
     "Toggle",

@@ -45,10 +45,10 @@ class AtrousExplorer(Explorer):
     """
 
     def __init__(self, rates=(2, 2, 2), last=False, output_stride=None, size=33, **options):
-        if not 1 <= len(rates) <= 3:
-            raise ValueError(f"rates are one to three numbers from 1 to {MOST_RATE}, but got {rates}; last=True puts "
+        if not isinstance(rates, (tuple, list)) or not 1 <= len(rates) <= 3:
+            raise ValueError(f"rates are one to three numbers from 1 to {MOST_RATE}, but got {rates!r}; last=True puts "
                              "a layer of rate 1 behind them")
-        if isinstance(size, bool) or not isinstance(size, int) or not 5 <= size <= 65:
+        if not isinstance(size, int) or not 5 <= size <= 65:
             raise ValueError(f"size is a number of pixels from 5 to 65, but got {size!r}")
         if output_stride not in STACKS.values():
             raise ValueError(f"output_stride is one of {OUTPUT_STRIDES} or None, but got {output_stride!r}")
@@ -96,13 +96,13 @@ def _row(s: Setting) -> Panel:
                  [HeatMap(bars[None], box=(0, 0, s.size, tall), at="unit"),
                   HeatMap(holes[None], **RED, box=(0, 0.85 * tall, s.size, tall), at="unit"),
                   Grid(1, s.size, (0, 0, s.size, tall), width=0.5)],
-                 "Red: holes, which no path reaches.", size=(tall, s.size), wide=True)
+                 _red(s, "Red: holes, which no path reaches."), size=(tall, s.size), wide=True)
 
 
 def _output(s: Setting) -> Panel:
     size, share, every = s.sizes[-1], s.on_the_map[None], OUTPUT_STRIDES[0] // s.jumps[-1]
     layers, words = [Outer(share, share, "unit", legend="paths kept")], "Near the border, paths end in padding."
-    if s.strided and every > 1:
+    if s.is_converted and every > 1:
         centres = [place + 0.5 for place in range(0, size, every)]
         layers.append(Dots(list(product(centres, centres)), "ink", 2))
         words += f" Dots: the units of output stride {OUTPUT_STRIDES[0]}."
@@ -121,7 +121,12 @@ def _input(s: Setting) -> Panel:
     return Panel(f"Input, {s.size} × {s.size}",
                  [Outer(s.hull, s.hull, "unit", **RED), Outer(ways, ways, "unit", legend="of most paths"),
                   Grid(s.size, s.size, (0, 0, s.size, s.size), width=0.5)],
-                 "Red: holes in the unit's field.")
+                 _red(s, "Red: holes in the unit's field."))
+
+
+def _red(s: Setting, words: str) -> str:
+    """These words, where any unit has a hole; on the map's border it may, though none has far from it."""
+    return words if (s.hull & (s.paths == 0)).any() else "No unit has holes."
 
 
 def _shares(s: Setting) -> Panel:
@@ -129,7 +134,8 @@ def _shares(s: Setting) -> Panel:
     rows = [Bar("field read", 0, text="{0} %"), Bar("paths kept", 1, text="{1} %")]
     used = ", ".join(f"{100 * share:.0f}" for share in s.weights_used)
     return Panel("At this unit", [Bars(rows, 10, at="unit", told=Told(numbers, [PERCENT] * 2))],
-                 f"At all units, of 100 weights {used} meet no padding{', layer by layer' * (len(s.layers) > 1)}.")
+                 f"Of 100 weights, at all units, {used} read a map{', layer by layer' * (len(s.layers) > 1)}; the "
+                 "others, padding.")
 
 
 def _cost(s: Setting) -> Panel:

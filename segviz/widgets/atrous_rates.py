@@ -21,9 +21,9 @@ class AtrousRatesExplorer(Explorer):
     network: any module that maps images (B, C, H, W) to logits (B, K, H, W), of which a copy is kept: what is changed
     in it later is not seen. It is run for every state, in evaluation mode; pass slow=True where that takes more than a
     few ten milliseconds. images, masks, classes, palette: as in `Scenes`. layers: names of the convolutions that get a
-    slider, as `named_modules` has them, one to eight; by default all of a rate above 1. Their padding is what keeps a
-    map's size, and stays so. most: the largest rate of the sliders, if none is trained at a larger one. scene: which is
-    shown first. Raises ValueError where these do not fit each other.
+    slider, as `named_modules` has them, one to eight; by default all of a rate above 1. They pad with zeros what keeps
+    a map's size, and go on doing so. most: the largest rate of the sliders, if none is trained at a larger one. scene:
+    which is shown first. Raises ValueError where these do not fit each other.
     """
 
     def __init__(self, network, images, masks, classes=CLASSES, palette=PALETTE, *, layers=None, most=16, scene=0,
@@ -32,7 +32,7 @@ class AtrousRatesExplorer(Explorer):
         self.network = copy.deepcopy(network).eval()
         labels, self.convolutions = _chosen(self.network, layers)
         self.rates = tuple(conv.dilation[0] for conv in self.convolutions)
-        _check(self._logits(0), self.scenes)
+        _check(self._first_logits(), self.scenes)
         self._trained = [self._as_trained(at) for at in range(len(self.scenes))]
         controls = [
             Slider("scene", "Scene", 0, len(self.scenes) - 1, value=scene),
@@ -51,6 +51,13 @@ class AtrousRatesExplorer(Explorer):
         device = next(self.network.parameters()).device
         with torch.inference_mode():
             return self.network(self.scenes.images[scene][None].to(device))
+
+    def _first_logits(self) -> Tensor:
+        try:
+            return self._logits(0)
+        except RuntimeError as error:
+            shape = tuple(self.scenes.images[:1].shape)
+            raise ValueError(f"the network does not take images {shape}: {error}") from error
 
     def _as_trained(self, scene: int):
         mask = self.run(scene, self.rates)
@@ -76,7 +83,8 @@ def _chosen(network: nn.Module, layers) -> tuple[list[str], list[nn.Conv2d]]:
     """The convolutions that get a slider, and its label: their names, or where these are numbers of a Sequential, how
     many convolutions there are up to them."""
     known = {name: part for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
-    names = [name for name, conv in known.items() if max(conv.dilation) > 1] if layers is None else list(layers)
+    atrous = [name for name, conv in known.items() if max(conv.dilation) > 1]
+    names = atrous if layers is None else list(dict.fromkeys(layers))
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"layers are names of Conv2d in the network, but got {unknown[0]!r}; there are "
                          f"{', '.join(known) or 'none'}")
@@ -87,9 +95,11 @@ def _chosen(network: nn.Module, layers) -> tuple[list[str], list[nn.Conv2d]]:
         conv = known[name]
         rate = conv.dilation[0]
         same = tuple(rate * (side // 2) for side in conv.kernel_size)
-        if conv.dilation != (rate, rate) or conv.padding != same or not all(side % 2 for side in conv.kernel_size):
-            raise ValueError(f"{name} needs an odd kernel, one rate, and the padding that keeps the size of its map, "
-                             f"{same}; it has kernel {conv.kernel_size}, rates {conv.dilation}, padding {conv.padding}")
+        if (conv.dilation != (rate, rate) or conv.padding not in (same, "same") or conv.padding_mode != "zeros"
+                or not all(side % 2 for side in conv.kernel_size)):
+            raise ValueError(f"{name} needs an odd kernel, one rate, and as many zeros around as keep the size of its "
+                             f"map, {same}; it has kernel {conv.kernel_size}, rates {conv.dilation}, padding "
+                             f"{conv.padding} of {conv.padding_mode}")
         if max(conv.kernel_size) == 1:
             raise ValueError(f"{name} has a kernel of 1 × 1, which is the same at every rate")
     order = list(known)

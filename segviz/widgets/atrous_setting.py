@@ -107,7 +107,7 @@ class Setting:
         return [(sum(map(len, reads)) / len(reads) / 3) ** 2 for reads in self.reads]
 
     @property
-    def strided(self) -> bool:
+    def is_converted(self) -> bool:
         """Whether these are the layers of `converted`."""
         return self.layers in [converted(stride) for stride in OUTPUT_STRIDES]
 
@@ -127,7 +127,7 @@ def said(s: Setting) -> str:
     """What a unit far from the border reads and leaves out, in words."""
     rates, strides = ([str(layer[part]) for layer in s.layers] for part in (1, 0))
     who = f"Rate{'s' * (len(rates) > 1)} {', '.join(rates)}"
-    if s.strided:
+    if s.is_converted:
         who = f"Output stride {s.jumps[-1]}: strides {', '.join(strides)} and rates {', '.join(rates)}"
     return f"{who} read{'s' * (len(rates) == 1)} {_read(s)}{_always(s)}{_alone(s)}"
 
@@ -153,7 +153,7 @@ def _more(count: int) -> str:
 def _always(s: Setting) -> str:
     """What does not change with the output stride."""
     lies = f"{s.jumps[-1]} pixels apart" if s.jumps[-1] > 1 else "on every pixel"
-    return f" So it is at every output stride; at this one the units lie {lies}." if s.strided else ""
+    return f" So it is at every output stride; at this one the units lie {lies}." if s.is_converted else ""
 
 
 def _alone(s: Setting) -> str:

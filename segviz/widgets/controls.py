@@ -48,6 +48,37 @@ class Slider:
 
 
 @dataclass
+class Steps:
+    """A number out of a few `values`, in rising order: a slider whose steps need not be even."""
+
+    name: str
+    label: str
+    values: tuple
+    value: float | None = None
+    unit: str = ""
+    group: str = ""
+
+    def __post_init__(self):
+        self.values = tuple(self.values)
+        if not self.values or list(self.values) != sorted(set(self.values)):
+            raise ValueError(f"Steps {self.name!r}: expected numbers in rising order, one or more; got {self.values}.")
+        self.value = self.values[0] if self.value is None else self.value
+        self.index(self.value)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (len(self.values),)
+
+    def at(self, place: int):
+        return self.values[place]
+
+    def index(self, value) -> int:
+        if isinstance(value, bool) or value not in self.values:
+            raise ValueError(f"{self.name}: expected one of {', '.join(map(str, self.values))}; got {value!r}.")
+        return self.values.index(value)
+
+
+@dataclass
 class Choice:
     """One of a few `options` (strings)."""
 

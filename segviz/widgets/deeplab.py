@@ -2,6 +2,7 @@
 
 import copy
 import time
+from functools import cache
 from itertools import product
 
 import torch
@@ -14,11 +15,11 @@ from segviz.models import DeepLabV3Plus
 from segviz.widgets.controls import Choice, Slider, Toggle
 from segviz.widgets.engine import Explorer, one_thread
 from segviz.widgets.panels import Bar, Bars, Dots, HeatMap, Image, LabelMap, Panel, State, Text
-from segviz.widgets.scenes import Scenes
+from segviz.widgets.scenes import Scenes, top
 
-PLAIN, SEPARABLE = FORMS = ("plain", "separable")               # by the network's `separable`
+FORMS = ("plain", "separable")         # by the network's `separable`
 TWINS = ("num_classes", "in_channels", "width", "layers", "output_stride", "rates", "multi_grid")
-RUNS = 7                                                        # of which the quickest is told
+RUNS = 7                               # of which the quickest is told
 
 
 class DeepLabExplorer(Explorer):
@@ -31,10 +32,11 @@ class DeepLabExplorer(Explorer):
 
     A branch that is off, and the details that are off, tell all places the same: their mean over all places and scenes,
     as trained. That says nothing of this picture and lies in the range on which what follows was trained; zeros, which
-    say as little, need not. What a branch tells of a place is the length of what it adds to the sum inside ASPP's
-    `project`, batch norm included, beyond what it adds when off; of details, that of the reduced map less its mean.
-    No weight is changed, and none was trained with a part off: what is seen is what this network relies on, not what
-    one without could learn. The decoder stays when details are off: it is no DeepLab v3.
+    say as little, need not. (Of one scene alone, image pooling is its own mean: give several.) What a branch tells of a
+    place is the length of what it adds to the sum inside ASPP's `project`, batch norm included, beyond what its mean
+    adds; of details, that of the reduced map less its mean. No weight is changed, and none was trained with a part off:
+    what is seen is what this network relies on, not what one without could learn. The decoder itself stays when details
+    are off: that is no DeepLab v3.
 
     Multiply-adds and parameters are those of all convolutions behind the backbone that are on; parameters count batch
     norms too. What is off need not be computed, for its mean is known. Times are measured once, when the explorer is
@@ -119,8 +121,8 @@ class DeepLabExplorer(Explorer):
                 tick = costs[other][part][at] / self._most[at] if other else None
                 rows.append(Bar(part, cost[at] / self._most[at], text=_short(cost[at]), strong=part == "both",
                                 reference=tick))
-        times = ", ".join(f"{name} {ms:.1f}\u00a0ms" for name, ms in self._ms.items())
-        return Panel("Cost of the head", [Bars(rows)], f"{f'Tick: {other}. ' if other else ''}All on, measured here: "
+        times = ", ".join(f"{name}\u00a0{ms:.1f}\u00a0ms" for name, ms in self._ms.items())
+        return Panel("Cost of the head", [Bars(rows)], f"{f'Tick: {other}. ' if other else ''}Timed here, all on: "
                                                        f"{times}.")
 
 
@@ -139,9 +141,9 @@ class Head:
             self._means = [torch.cat(maps).mean((0, 2, 3), keepdim=True) for maps in zip(*every, strict=True)]
             told = [self.told(parts) for parts in every]
         self.sizes = [tuple(maps.shape[2:]) for maps in self.maps[0]]
-        most = (torch.stack([part for each in told for part in each[where]]).quantile(0.99).item()
-                for where in (slice(-1), slice(-1, None)))
-        self.most = [float(f"{each:.2g}") or 1.0 for each in most]
+        self.most = [top(torch.stack([part for each in told for part in each[where]]).quantile(0.99))
+                     for where in (slice(-1), slice(-1, None))]
+        self.cost = cache(self.cost)
 
     def _parts(self, scene: int, rates: tuple[int, ...]) -> list[Tensor]:
         """What each branch gives at these rates, (1, C, h, w), and the details."""
@@ -155,7 +157,7 @@ class Head:
         branch, and then of the details, (1, C, h, w)."""
         with torch.inference_mode():
             parts = self._parts(scene, self.rates if rates is None else rates)
-            every = [True] * len(parts) if on is None else [*on, details]
+            every = [*((True,) * len(parts[:-1]) if on is None else on), details]
             heard = [part if is_on else mean.expand_as(part)
                      for part, mean, is_on in zip(parts, self._means, every, strict=True)]
             context = self.network.aspp.project(torch.cat(heard[:-1], 1))

@@ -342,7 +342,7 @@ DRAW.Chain = (ctx, layer, buffers, to, theme, box) => {
   const centre = (n, u) => x(levels[n].start + u * levels[n].jump);
   const spokes = levels.flatMap(({ reads }, n) => (reads && n ? units(n).flatMap((u) =>
     reads[u].map((read) => [centre(n, u), middle(n) + tall / 2, centre(n - 1, read), middle(n - 1) - tall / 2])) : []));
-  levels.forEach(({ label, size, start, jump, lit }, n) => {
+  levels.forEach(({ size, start, jump, lit }, n) => {
     const wide = jump * pixel, gap = wide > 6 ? 2 : wide > 3 ? 1 : 0, top = middle(n) - tall / 2;
     const run = ([a, b]) => (gap ? Array.from({ length: b - a }, (_, i) => [centre(n, a + i) - (wide - gap) / 2, top, wide - gap, tall])
       : [[centre(n, a) - wide / 2, top, (b - a) * wide, tall]]);
@@ -354,13 +354,6 @@ DRAW.Chain = (ctx, layer, buffers, to, theme, box) => {
       fill(theme.accent, 0.16, [[centre(n, from) - wide / 2, top - 3, (until - from) * wide, tall + 6]]);
     }
     fill(n === levels.length - 1 ? theme.mark : theme.accent, 1, runs.flatMap(run));
-    Object.assign(ctx, { font: `${FONT.caption} ${theme.family}`, textAlign: "left", textBaseline: "middle" });
-    ctx.fillStyle = theme.ink;
-    const at = beside ? middle(n) : top - 9;
-    ctx.fillText(label, box.x, at);
-    ctx.fillStyle = theme.muted;
-    ctx.textAlign = "right";
-    ctx.fillText(size, beside ? box.x + gutter - 12 : box.x + box.w, at);
   });
   if (spokes.length <= CHAIN.most) {
     Object.assign(ctx, { strokeStyle: theme.accent, lineWidth: 1, globalAlpha: spokes.length > 120 ? 0.4 : 0.7 });
@@ -369,6 +362,17 @@ DRAW.Chain = (ctx, layer, buffers, to, theme, box) => {
     ctx.stroke();
     ctx.globalAlpha = 1;
   }
+  Object.assign(ctx, { font: `${FONT.caption} ${theme.family}`, textBaseline: "middle", strokeStyle: theme.paper,
+                       lineWidth: 4, lineJoin: "round" });
+  levels.forEach(({ label, size }, n) => {                           // over the lines, which they part
+    const at = beside ? middle(n) : middle(n) - tall / 2 - 9;
+    for (const [words, align, end, colour] of [[label, "left", box.x, theme.ink],
+                                               [String(size), "right", beside ? box.x + gutter - 12 : box.x + box.w, theme.muted]]) {
+      Object.assign(ctx, { textAlign: align, fillStyle: colour });
+      if (!beside) ctx.strokeText(words, end, at);
+      ctx.fillText(words, end, at);
+    }
+  });
   const [start, end] = layer.fields[unit], from = x(Math.max(start, left)), until = x(Math.min(end, right));
   const y = middle(0) + tall / 2 + 9, words = `${end - start} px`;
   fill(theme.mark, 1, [[from, y, until - from, 2], ...(start >= left ? [[from, y - 4, 2, 10]] : []),

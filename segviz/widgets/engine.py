@@ -59,7 +59,8 @@ class Explorer(anywidget.AnyWidget):
 
     `prepared`: True sends every state along, False none; None does so where they are few and small.
     `slow=True` is for a `compute` that takes more than a few ten milliseconds: nothing is
-    computed ahead, and no passing state is drawn.
+    computed ahead, and no passing state is drawn. Where moves of only some controls take that long, name them,
+    `slow=("scene",)`: where these lead is not computed ahead, all else is.
     """
 
     _esm = MODULE
@@ -81,10 +82,13 @@ class Explorer(anywidget.AnyWidget):
         self._given = [control for control in controls if not getattr(control, "local", False)]  # to compute
         self._kept = [control in self._given for control in controls for _ in control.sizes]
         start = self._places({control.name: control.value for control in controls})
-        super().__init__(title=title, places=start, _start=start, _slow=slow,
-                         _controls=[controls_.describe(control) for control in controls])
+        costly = () if isinstance(slow, bool) else tuple(slow)
+        if unknown := set(costly) - {control.name for control in controls}:
+            raise ValueError(f"slow names controls, but none is called {', '.join(sorted(unknown))}.")
+        super().__init__(title=title, places=start, _start=start, _slow=slow is True,
+                         _controls=[controls_.describe(each) | {"costly": each.name in costly} for each in controls])
         self._first = self._entry(self._key(self._shared(start)))
-        block = self._prepare(prepared)
+        block = self._prepare(prepared, bool(slow))
         if block is not None:
             self._prepared, self._complete = block, True
         self.on_msg(self._answer)
@@ -206,11 +210,11 @@ class Explorer(anywidget.AnyWidget):
             buffers = entry.pop("buffers")
             self.send({**entry, "id": content.get("id")}, buffers)
 
-    def _prepare(self, wish) -> bytes | None:
+    def _prepare(self, wish, slow) -> bytes | None:
         """Every state, packed; None where that is not wished for, or would be too much to send unasked."""
         sizes, fault = self._sizes(), "fault" in self._first
         count = prod(sizes)
-        if fault or wish is False or (wish is None and (self._slow or count > FEW_STATES)):
+        if fault or wish is False or (wish is None and (slow or count > FEW_STATES)):
             return None
         if wish is None and count * sum(map(len, self._first["buffers"])) > FEW_BYTES:
             return None

@@ -14,9 +14,11 @@ function make(tag, attributes = {}, ...children) {
 const KEYS = { "data-lm-suppress-shortcuts": "true" };        // else JupyterLab takes the arrow keys
 const valueAt = (control, place) => Number((control.minimum + place * control.step).toFixed(10));
 
+const withUnit = (value, { unit }) => `${String(value).replace("-", "−")}${unit ? " " + unit : ""}`;
+
 function shown(control, place) {
-  const value = valueAt(control, place), sign = control.minimum < 0 && value > 0 ? "+" : "";
-  return `${sign}${String(value).replace("-", "−")}${control.unit ? " " + control.unit : ""}`;
+  const value = valueAt(control, place);
+  return `${control.minimum < 0 && value > 0 ? "+" : ""}${withUnit(value, control)}`;
 }
 
 // The value beside a name: for the eye, as readers of the screen hear it from the input.
@@ -38,6 +40,17 @@ const BUILD = {
                input.max = valueAt(control, size - 1);
                input.value = valueAt(control, place);
                output.textContent = shown(control, place);
+               input.setAttribute("aria-valuetext", output.textContent);
+             } };
+  },
+  Steps(control) {
+    const input = rangeInput(0, control.values.length - 1, 1, control.label), output = valueBeside();
+    const name = make("span", { class: "sv-name" }, make("span", {}, control.label), output);
+    return { inputs: [input], element: make("label", { class: "sv-control" }, name, input),
+             read: () => [Number(input.value)],
+             show: ([place]) => {
+               input.value = place;
+               output.textContent = withUnit(control.values[place], control);
                input.setAttribute("aria-valuetext", output.textContent);
              } };
   },
@@ -295,11 +308,12 @@ function render({ model, el }) {
           + "this cell again.");
     },
   });
-  // The settings one step away, and more of what has just been moved; but for controls that change nothing now.
+  // The settings one step away, and more of what has just been moved; but for controls that change nothing now, or
+  // whose states cost too much.
   function nearby() {
     const still = [...(state?.hidden || []), ...(state?.disabled || [])];
     const most = controls.flatMap((control) =>
-      (still.includes(control.name) ? control.sizes.map(() => 0) : boundsOf(control)));
+      (still.includes(control.name) || control.costly ? control.sizes.map(() => 0) : boundsOf(control)));
     const keys = [], step = (i, by) => {
       const other = places[i] + by;
       if (kept[i] && other >= 0 && other < most[i]) keys.push(keyOf(places.with(i, other)));

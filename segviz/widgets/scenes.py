@@ -62,14 +62,24 @@ class Scenes:
         return [bar(name, found.each[at], whole.each[at], colours[at]) for at, name in enumerate(self.classes)]
 
     def difference(self, mask: Tensor, whole: Tensor, scene: int) -> Panel:
-        """Where a label map (H, W) is not `whole`, and which of the two is right there."""
+        """Where a label map (H, W) is not `whole`, and which of the two is right there, if one is."""
         truth, picture = self.masks[scene], Image(self.images[scene], opacity=0.3)
         changed = mask != whole
         lost, won = changed & (whole == truth), changed & (mask == truth)     # nowhere where the truth is void
         verdict = torch.full_like(mask, NEITHER).masked_fill(lost, LOST).masked_fill(won, WON)
         shown = LabelMap(torch.where(changed, verdict, CLEAR), VERDICTS, box=picture.extent())
         return Panel("What that changes", [picture, shown], f"{changed.float().mean():.1%} of the pixels. Orange: "
-                     f"{int(lost.sum())} that were right. Blue: {int(won.sum())} that are now.")
+                     f"{int(lost.sum())} that were right. Blue: {int(won.sum())} that are now. Grey: neither.")
+
+
+def strength(maps: Tensor) -> Tensor:
+    """The mean absolute activation of maps (C, h, w) at each place, (h, w)."""
+    return maps.abs().mean(0).cpu()
+
+
+def top(strengths: Tensor) -> float:
+    """Where the colour scale of strengths ends: at the largest, to two digits; at 1 where nothing is active."""
+    return float(f"{strengths.max():.2g}") or 1.0
 
 
 def bar(name: str, value: float, tick: float, colour: str = "accent") -> Bar:

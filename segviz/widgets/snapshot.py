@@ -85,7 +85,7 @@ def _height(panel: Panel, points: dict, columns: int) -> float:
         height = min(0.25 * max(len(filler.rows), FEWEST_BARS), WIDTH)
     else:
         rows, columns = panel.extent()
-        height = min((WIDTH - 0.15) * cells * rows / columns, TALLEST)
+        height = min((WIDTH * cells - 0.15) * rows / columns, TALLEST)
     return height + LINE * (title.count("\n") + caption.count("\n") + 2) + 0.2
 
 

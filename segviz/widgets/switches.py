@@ -13,7 +13,7 @@ from segviz.layers import UNPOOLING
 from segviz.widgets.controls import Choice, Slider
 from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import Bars, HeatMap, Image, LabelMap, Panel, State
-from segviz.widgets.scenes import Scenes
+from segviz.widgets.scenes import Scenes, strength, top
 
 SWITCHES, _, SHUFFLED, _ = UNPOOLING
 STAGES = 5
@@ -63,7 +63,7 @@ class SwitchesExplorer(Explorer):
         """Mask, scores and the ends of the maps' colour scales with switches in all stages; worked out once a scene."""
         if scene not in self._whole:
             mask, maps = self.run(scene, (SWITCHES,) * STAGES)
-            most = [float(f"{_strength(each).max():.2g}") or 1.0 for each in maps]
+            most = [top(strength(each)) for each in maps]
             self._whole[scene] = mask, self.scenes.scored(mask, scene), most
         return self._whole[scene]
 
@@ -79,16 +79,11 @@ class SwitchesExplorer(Explorer):
             Panel("Switches in all stages", [LabelMap(whole_mask, palette)], str(whole)),
             Panel("As set below", [LabelMap(mask, palette)], str(found)),
             Panel("IoU of each class", [Bars(self.scenes.class_bars(found, whole))], "Tick: switches in all stages."),
-            *(Panel(f"{step}, {mode}", [HeatMap(_strength(each), 0, high, legend="activation", box=square)])
+            *(Panel(f"{step}, {mode}", [HeatMap(strength(each), 0, high, legend="activation", box=square)])
               for step, mode, each, high in zip(self.steps, modes, maps, most, strict=True)),
         ]
         said = ", ".join(f"{step} {mode}" for step, mode in zip(self.steps, modes, strict=True))
         return State(panels, f"Scene {scene}, unpooling {said}: {found}. With switches in all stages: {whole}.")
-
-
-def _strength(maps: Tensor) -> Tensor:
-    """The mean absolute activation at each place, (h, w)."""
-    return maps.abs().mean(0)
 
 
 def _by_chance(switches: Tensor, stage: int) -> Tensor:

@@ -13,7 +13,7 @@ from segviz.models import UNet
 from segviz.widgets.controls import Choice, Slider
 from segviz.widgets.engine import Explorer
 from segviz.widgets.panels import Bar, Bars, HeatMap, Image, LabelMap, Panel, State
-from segviz.widgets.scenes import Scenes, bar
+from segviz.widgets.scenes import Scenes, bar, strength, top
 
 KEPT, CUT, OTHER = "kept", "cut", "another scene's"
 
@@ -66,7 +66,7 @@ class UNetSkipsExplorer(Explorer):
     def _with_all(self, scene: int):
         """Mask, scores, counts and the ends of the colour scales with all skips kept."""
         mask, skips = self.run(scene, (KEPT,) * len(self.sizes))
-        most = [float(f"{_strength(each).max():.2g}") or 1.0 for each in skips]
+        most = [top(strength(each)) for each in skips]
         return mask, self.scenes.scored(mask, scene), self._counted(mask, scene), most
 
     def _instances_of(self, mask: Tensor):
@@ -99,7 +99,7 @@ class UNetSkipsExplorer(Explorer):
             Panel("As set below", [LabelMap(mask, palette)], _words(found, counted)),
             self.scenes.difference(mask, whole_mask, scene),
             Panel("IoU of each class" + ("; counts" if counted else ""), [Bars(rows)], "Tick: all skips kept."),
-            *(Panel(f"Skip {level}, {kind}", [HeatMap(_strength(each), 0, high, legend="activation", box=square)])
+            *(Panel(f"Skip {level}, {kind}", [HeatMap(strength(each), 0, high, legend="activation", box=square)])
               for level, (kind, each, high) in enumerate(zip(kinds, handed, most, strict=True))),
         ]
         said = ", ".join(f"{level} {kind}" for level, kind in enumerate(kinds))
@@ -131,8 +131,3 @@ def _count_bars(counted, whole) -> list[Bar]:
 def _words(scores, counted) -> str:
     told = [f"{one} of {total} {name}".replace(" pairs", " touching pairs") for name, one, total in counted]
     return ", ".join([str(scores), *told])
-
-
-def _strength(maps: Tensor) -> Tensor:
-    """The mean absolute activation at each place, (h, w)."""
-    return maps.abs().mean(0).cpu()
