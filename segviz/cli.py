@@ -189,5 +189,70 @@ def evaluate(
     raise typer.Exit(1 if found.reproduced is False else 0)
 
 
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="The folder of a run, or one file.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE_OR_FOLDER", help="An image of any size, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="The folder for what comes out.")],
+    save: Annotated[str, typer.Option(help="Any of overlay, mask, probabilities, with commas between.")] = "overlay,mask",
+    tile: Annotated[int | None, typer.Option(min=32, help="Height and width of the tiles that large images are cut "
+                                                          "into. Default: 1024, above four million pixels.")] = None,
+    margin: Annotated[int | None, typer.Option(min=0, help="Pixels around a tile that the network sees too. Default: "
+                                                           "as far as it looks.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the fastest one here.")] = None,
+) -> None:
+    """Label the pixels of your images: NAME_overlay.png to look at, NAME_mask.png with the label of each pixel.
+
+    \b
+        segviz predict runs/photos holiday.jpg --out labelled
+        segviz predict data/checkpoints/fcn8s.safetensors scenes/ --out labelled --save mask,probabilities
+    """
+    from segviz.runs import prediction
+    kinds = tuple(kind.strip() for kind in save.split(","))
+    prediction.predict(run, image, out, save=kinds, tile=tile, margin=margin, device=device)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="The folder of a run, or one file.")],
+    out: Annotated[Path, typer.Option(help="FILE.onnx, or FILE.pt2 for a program of torch.export.")],
+    size: Annotated[int, typer.Option(min=32, help="Height and width of the images that it is tried with.")] = 96,
+) -> None:
+    """Write a trained network for other programs: ONNX, checked against PyTorch by running it, or torch.export.
+
+    \b
+        segviz export runs/photos --out photos.onnx
+        segviz export runs/photos --out photos.pt2
+    """
+    from segviz import checkpoint, runs
+    from segviz import export as exporting
+    ways = {".onnx": exporting.to_onnx, ".pt2": exporting.to_program}
+    if out.suffix not in ways:
+        raise ValueError(f"{out} ends with neither .onnx nor .pt2: which of the two is wanted?")
+    found = checkpoint.read(runs.file_of(run))
+    notes = found.config.get("notes")
+    classes = notes.get("classes") if isinstance(notes, dict) else None
+    print(ways[out.suffix](checkpoint.load(found), out, size, classes))
+
+
+@app.command()
+def look(
+    data: Annotated[str, typer.Argument(help="toytown, cells, voc, pets, or a folder with SPLIT/images and "
+                                             "SPLIT/masks.")],
+    split: Annotated[str, typer.Option(help="Which part of it.")] = "train",
+    out: Annotated[Path | None, typer.Option(help="A PNG for a sheet of images beside their masks.")] = None,
+    binary: Annotated[bool, typer.Option("--binary", help="Masks are black and white: 255 is class 1.")] = False,
+    length: Annotated[int | None, typer.Option(min=1, help="How many images, of a world that is drawn.")] = None,
+) -> None:
+    """Look at data before training: how much there is of each class, image sizes, what looks wrong."""
+    from segviz.data import survey as surveys
+    from segviz.runs import pictures, sets
+    items, classes = sets.data_set(data, split, length=length, binary=binary)
+    found = surveys.survey(items, classes)
+    print(found)
+    if out is not None:
+        pictures.save(surveys.contact_sheet(items, found, pictures.palette(len(found.classes))), out)
+
+
 if __name__ == "__main__":
     main()

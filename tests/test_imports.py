@@ -32,7 +32,7 @@ RULES = {
     "launch": {"copies", "course", "doctor", "exercises.progress"},
     "runs": {"runs", "checkpoint", "training", "data", "models", "losses", "draw", "exercises.progress"},
     "export": {"checkpoint", ""},
-    "cli": {"copies", "course", "doctor", "launch", "runs", "exercises.progress", ""},
+    "cli": {"checkpoint", "copies", "course", "data", "doctor", "export", "launch", "runs", "exercises.progress", ""},
     "": set(),          # segviz/__init__.py; importing `segviz` itself is for the version only
 }
 

@@ -1,5 +1,6 @@
 """Pictures read from files: images as floats, masks as labels. What cannot be meant is refused in words."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,13 @@ BITS = 24  # the byte of a PNG that says how many bits a number has
 
 def image(path: Path, channels: int = 3) -> Tensor:
     """float32 (channels, H, W) in [0, 1]. Colour becomes grey by its luminance, grey becomes three equal channels."""
-    picture = _opened(path)
+    return values(path, channels).float() / 255
+
+
+def values(path: Path, channels: int = 3, largest: int | None = None) -> Tensor:
+    """The same as uint8, 0 to 255. largest: pixels that an image may have; None: as many as Pillow takes for no bomb.
+    """
+    picture = _opened(path, largest)
     if picture.mode not in MODES.values():
         raise ValueError(
             f"{path} is of Pillow's mode {picture.mode!r}: images are 8 bits a channel, grey ('L') or 'RGB'. Save it "
@@ -26,8 +33,8 @@ def image(path: Path, channels: int = 3) -> Tensor:
             f"{path} is to be shown turned, its EXIF data say, and its mask knows nothing of that: save the image as "
             "it should be seen, without the tag"
         )
-    values = np.array(picture.convert(MODES[channels]))
-    return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1).contiguous().float() / 255
+    pixels = np.array(picture.convert(MODES[channels]))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1).contiguous()
 
 
 def mask(path: Path, binary: bool = False, colours: dict[tuple[int, int, int], int] | None = None) -> Tensor:
@@ -87,17 +94,28 @@ def _by_colour(path: Path, values: np.ndarray, colours: dict[tuple[int, int, int
     return torch.from_numpy(labels).long()
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path, largest: int | None = None) -> Image.Image:
     """The picture, read whole: a file that was cut short is noticed only then."""
     try:
-        with Image.open(path) as picture:
+        with _allowed(largest), Image.open(path) as picture:
             picture.load()
             return picture
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        size = f" ({path.stat().st_size} bytes)" if path.exists() else ""
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read as a picture: {error}. Look at it in a viewer; fetch "
-            "or save it again"
+            f"{path}{size} cannot be read as a picture: {error}. Look at it in a viewer; fetch or save it again"
         ) from error
+
+
+@contextmanager
+def _allowed(pixels: int | None):
+    """Pillow takes an image for a bomb from 179 million pixels on, and warns from 89; meanwhile, from `pixels` on."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = before if pixels is None else pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def listed(names: list, count: int = 5) -> str:

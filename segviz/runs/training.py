@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from segviz import draw, models, training
+from segviz import models, training
 from segviz.data.survey import Survey, contact_sheet, survey
 from segviz.data.transforms import Augment
+from segviz.runs.pictures import palette, samples, save
 from segviz.runs.recipe import MODELS, Recipe, recipe
 from segviz.runs.sets import WORLDS, data_set
 
 OPTIONS, HISTORY, LOOK = "options.json", "history.json", "data.txt"
-SHOWN = 4  # images among the samples
 
 
 def train(out: Path, model: str, data: str, *, resume: bool = False, device: str | None = None, channels: int = 3,
@@ -41,7 +41,7 @@ def train(out: Path, model: str, data: str, *, resume: bool = False, device: str
         out.mkdir(parents=True, exist_ok=True)
         _write_options(out, chosen, data, found, place)
         (out / LOOK).write_text(look + "\n", encoding="utf-8")
-        _save(contact_sheet(items, found, palette(len(found.classes))), out / "data.png")
+        save(contact_sheet(items, found, palette(len(found.classes))), out / "data.png")
     kept = {"name": data, "split": "val", "binary": binary} | ({"size": data_size or 96} if data in WORLDS else {})
     history = training.fit(
         network, items, val, steps=chosen.steps, batch_size=chosen.batch_size, lr=chosen.lr, seed=chosen.seed,
@@ -52,8 +52,8 @@ def train(out: Path, model: str, data: str, *, resume: bool = False, device: str
     )  # fmt: skip
     if first:
         (out / HISTORY).write_text(json.dumps(history.as_json()) + "\n", encoding="utf-8")
-        _save(history.plot(), out / "curves.png")
-        _save(samples(network, val or items, found.classes), out / "samples.png")
+        save(history.plot(), out / "curves.png")
+        save(samples(network, val or items, found.classes), out / "samples.png")
         say(f"{history}\n{out} holds the network, its scores and pictures")
     return history
 
@@ -118,32 +118,3 @@ def _write_options(out: Path, chosen: Recipe, data: str, found: Survey, place: t
         "begun": datetime.datetime.now().isoformat(timespec="seconds"),
     }  # fmt: skip
     (out / OPTIONS).write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
-
-
-def palette(count: int):
-    """Colours for so many classes: the course's, and beyond these evenly spread hues."""
-    import numpy as np
-    from matplotlib import colormaps
-
-    more = colormaps["hsv"](np.linspace(0, 1, max(1, count - len(draw.PALETTE)), endpoint=False))[:, :3]
-    return np.concatenate([draw.PALETTE, (more * 255).astype(np.uint8)])[:count]
-
-
-def samples(network: torch.nn.Module, data, classes: tuple[str, ...]):
-    """A figure: images, what the network says of them, and the truth."""
-    items = torch.linspace(0, len(data) - 1, min(SHOWN, len(data))).round().long().unique().tolist()
-    colours = palette(len(classes))
-    figure, axes = draw.panels(3, rows=len(items), size=2.6, titles=("image", "prediction", "truth"))
-    for row, item in enumerate(items):
-        image, mask = data[item]
-        draw.image(axes[3 * row], image)
-        draw.labels(axes[3 * row + 1], training.predict(network, image), palette=colours)
-        draw.labels(axes[3 * row + 2], mask, palette=colours)
-    return figure
-
-
-def _save(figure, path: Path) -> None:
-    from matplotlib import pyplot
-
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)

@@ -35,7 +35,7 @@ def logits(
     """Tile after tile: (rows, columns, logits), the logits (num_classes, h, w) of `image[:, rows, columns]`. They are
     computed in the model's mode, and lie on its device.
 
-    image: float (C, H, W), on any device. tile: height and width of the tiles, in pixels of the answer. The last one
+    image: float (C, H, W), or uint8, of which 255 stands for 1 (a quarter of the memory), on any device. tile: height and width of the tiles, in pixels of the answer. The last one
     of a row or column is moved back, so that it ends with the image.
     margin: by how many pixels, at each side, the piece that the network is given is larger (and by less than its
     stride, up to which it is rounded). Default: as far as the network looks. Then the logits are those of the whole
@@ -48,8 +48,8 @@ def logits(
     Raises ValueError for an image or a tile that cannot be, and for a network that looks at the whole image, which a
     tile does not show, unless a margin is given.
     """
-    if image.dim() != 3 or not image.is_floating_point():
-        raise ValueError(f"an image is float (C, H, W), but got {image.dtype} {tuple(image.shape)}")
+    if image.dim() != 3 or not (image.is_floating_point() or image.dtype == torch.uint8):
+        raise ValueError(f"an image is float or uint8 (C, H, W), but got {image.dtype} {tuple(image.shape)}")
     if tile < 1 or (margin or 0) < 0:
         raise ValueError(f"tile is at least 1 pixel and margin at least 0, but got tile={tile}, margin={margin}")
     size = None  # of the pieces, where all have one
@@ -67,6 +67,7 @@ def _run(model: nn.Module, image: Tensor, every: list[tuple[slice, slice]], look
     device = next(model.parameters()).device
     for tile in every:
         piece, window = _within(image, tile, look) if size is None else _mirrored(image, tile, look, size)
+        piece = piece.float() / 255 if piece.dtype == torch.uint8 else piece
         with processes.autocast(device):
             found = model(piece[None].to(device))[0]
         if size is None and found.shape[1:] != piece.shape[1:]:
