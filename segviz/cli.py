@@ -192,9 +192,9 @@ def evaluate(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN_OR_FILE", help="The folder of a run, or one file.")],
-    image: Annotated[Path, typer.Argument(metavar="IMAGE_OR_FOLDER", help="An image of any size, or a folder of them.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE_OR_FOLDER", help="An image, or a folder of them.")],
     out: Annotated[Path, typer.Option(help="The folder for what comes out.")],
-    save: Annotated[str, typer.Option(help="Any of overlay, mask, probabilities, with commas between.")] = "overlay,mask",
+    save: Annotated[str, typer.Option(help="Any of overlay, mask, probabilities, commas between.")] = "overlay,mask",
     tile: Annotated[int | None, typer.Option(min=32, help="Height and width of the tiles that large images are cut "
                                                           "into. Default: 1024, above four million pixels.")] = None,
     margin: Annotated[int | None, typer.Option(min=0, help="Pixels around a tile that the network sees too. Default: "

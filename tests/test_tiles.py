@@ -255,9 +255,17 @@ def test_a_network_that_looks_at_single_pixels_needs_no_margin():
     assert_alike(joined(model, image, 16), whole(model, image))
 
 
+def test_bytes_are_images_of_a_quarter_of_the_memory():
+    model, image = network(nn.Sequential, nn.Conv2d(3, 2, 3, padding=1)).float(), torch.randint(256, (3, 70, 50)).byte()
+    for rows, columns, logits in tiles.logits(model, image, 32):
+        with torch.no_grad():
+            expected = model(image[None].float() / 255)[0, :, rows, columns]
+        assert torch.allclose(logits, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("image, options, words", [
-    (torch.rand(1, 3, 64, 64), {"tile": 32}, r"float \(C, H, W\)"),
-    (torch.zeros(3, 64, 64, dtype=torch.uint8), {"tile": 32}, "torch.uint8"),
+    (torch.rand(1, 3, 64, 64), {"tile": 32}, r"float or uint8 \(C, H, W\)"),
+    (torch.zeros(3, 64, 64, dtype=torch.int16), {"tile": 32}, "torch.int16"),
     (torch.rand(3, 64, 64), {"tile": 0}, "tile=0"),
     (torch.rand(3, 64, 64), {"tile": 32, "margin": -1}, "margin=-1"),
 ])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 VOID = 255
@@ -19,10 +19,14 @@ def image(path: Path, channels: int = 3) -> Tensor:
     return values(path, channels).float() / 255
 
 
-def values(path: Path, channels: int = 3, largest: int | None = None) -> Tensor:
+def values(path: Path, channels: int = 3, largest: int | None = None, turn: bool = False) -> Tensor:
     """The same as uint8, 0 to 255. largest: pixels that an image may have; None: as many as Pillow takes for no bomb.
-    """
+    turn: an image that its camera was turned for is turned back, else it is refused."""
     picture = _opened(path, largest)
+    if turn:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "RGBA" and picture.getextrema()[3] == (255, 255):
+        picture = picture.convert("RGB")                              # an alpha channel that hides nothing
     if picture.mode not in MODES.values():
         raise ValueError(
             f"{path} is of Pillow's mode {picture.mode!r}: images are 8 bits a channel, grey ('L') or 'RGB'. Save it "

@@ -52,7 +52,7 @@ def evaluate(run: Path, asked: dict, device: str | None = None) -> Evaluation:
     data = {"name": "toytown", "split": "val", "size": 96} | recorded | asked
     drawn = data["name"] in WORLDS
     if not drawn:
-        data = {name: value for name, value in data.items() if name in asked or name in ("name", "split")}
+        data = {name: value for name, value in data.items() if name in asked or name in ("name", "split", "binary")}
     items, classes = data_set(**data, channels=getattr(network, "in_channels", 3))
     scores = training.evaluate(network, items, batch_size=32 if drawn else 4, device=device, classes=classes)
     score = config.get("score")

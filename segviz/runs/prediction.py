@@ -62,7 +62,7 @@ def _images(path: Path) -> list[Path]:
 
 @torch.no_grad()
 def _predicted(network: nn.Module, path: Path, out: Path, save, tile: int | None, margin: int | None) -> list[Path]:
-    image = pictures.values(path, getattr(network, "in_channels", 3), LARGEST)
+    image = pictures.values(path, getattr(network, "in_channels", 3), LARGEST, turn=True)
     height, width = image.shape[1:]
     if tile is None and height * width > WHOLE:
         tile = TILE

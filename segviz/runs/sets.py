@@ -21,7 +21,7 @@ def data_set(
 
     if name in WORLDS:
         kind, world = {"toytown": (data.Toytown, data.toytown), "cells": (data.Cells, data.cells)}[name]
-        return kind(split, size, length, seed), world.CLASSES
+        return kind(split, 96 if size is None else size, length, seed), world.CLASSES
     if size is not None or length is not None:
         raise ValueError(f"the images of {name} are taken all, at their own sizes: leave size and length out")
     if name in PUBLIC:

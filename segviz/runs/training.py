@@ -42,7 +42,9 @@ def train(out: Path, model: str, data: str, *, resume: bool = False, device: str
         _write_options(out, chosen, data, found, place)
         (out / LOOK).write_text(look + "\n", encoding="utf-8")
         save(contact_sheet(items, found, palette(len(found.classes))), out / "data.png")
-    kept = {"name": data, "split": "val", "binary": binary} | ({"size": data_size or 96} if data in WORLDS else {})
+    kept = {"name": data, "split": "val"} | ({"binary": True} if binary else {})
+    if data in WORLDS:
+        kept |= {"size": data_size or 96, "seed": 0} | ({} if length is None else {"length": len(val)})
     history = training.fit(
         network, items, val, steps=chosen.steps, batch_size=chosen.batch_size, lr=chosen.lr, seed=chosen.seed,
         class_weights=chosen.class_weights and torch.tensor(chosen.class_weights), workers=chosen.workers,

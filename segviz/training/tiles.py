@@ -35,7 +35,8 @@ def logits(
     """Tile after tile: (rows, columns, logits), the logits (num_classes, h, w) of `image[:, rows, columns]`. They are
     computed in the model's mode, and lie on its device.
 
-    image: float (C, H, W), or uint8, of which 255 stands for 1 (a quarter of the memory), on any device. tile: height and width of the tiles, in pixels of the answer. The last one
+    image: float (C, H, W), or uint8, of which 255 stands for 1 (a quarter of the memory), on any device.
+    tile: height and width of the tiles, in pixels of the answer. The last one
     of a row or column is moved back, so that it ends with the image.
     margin: by how many pixels, at each side, the piece that the network is given is larger (and by less than its
     stride, up to which it is rounded). Default: as far as the network looks. Then the logits are those of the whole
