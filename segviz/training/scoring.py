@@ -1,5 +1,8 @@
-"""How good a network is: `Scores`, `evaluate` and `predict`."""
+"""How good a network is: `Scores`, `evaluate`, `image_scores` and `predict`."""
 
+import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +12,8 @@ from tqdm.auto import tqdm
 from segviz import losses, metrics
 from segviz.training import processes, tiles
 from segviz.training.batches import Batch, scoring_batches
+
+AT_ONCE = 1 << 20  # pixels that a network is given together, unless one image has more
 
 
 @dataclass
@@ -54,11 +59,11 @@ class Scores:
         if self.boundary is not None:
             text += f"   mean boundary IoU {self.boundary_iou:.3f}"
         names = self.classes or [f"class {i}" for i in range(len(self.counts))]
-        rows = [f"  {name:<10} IoU {iou:.3f}" for name, iou in zip(names, self.class_iou.tolist(), strict=True)]
+        wide = max(10, *map(len, names))
+        rows = [f"  {name:<{wide}} IoU {iou:.3f}" for name, iou in zip(names, self.class_iou.tolist(), strict=True)]
         return "\n".join([text, *rows])
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     data,
@@ -72,31 +77,68 @@ def evaluate(
 ) -> Scores:
     """Scores over a whole data set, from one confusion matrix; the mode of `model` is kept.
 
-    data: as in `fit`, but images may differ in size: those of one size are run together, at most `batch_size`.
-    classes: names for the classes, one each. workers: processes that load the data. show: a bar where it takes longer
-    than 2 s; default: yes. Under `torchrun` each process scores its share; all of them return the scores of the whole.
-    Raises ValueError for data that cannot be scored, and for names that are not one a class.
+    data: as in `fit`, but images may differ in size: those of one size are run together, at most `batch_size`, and no
+    more than a million pixels but for a single image. classes: names for the classes, one each. workers: processes that
+    load the data. show: a bar where it takes longer than 2 s; default: yes. Under `torchrun` each process scores its
+    share; all of them return the scores of the whole. Raises ValueError for data that cannot be scored, and for names
+    that are not one a class.
     """
+    here, scores = processes.place(device), None
+    for logits, batch in _answers(model, data, here, batch_size, ignore_index, workers, show):
+        part = _score(logits, batch, ignore_index, classes)
+        scores = part if scores is None else scores + part
+    first, *others = [part for part in here.gathered(scores) if part is not None]
+    return sum(others, start=first)
+
+
+def image_scores(
+    model: nn.Module,
+    data,
+    *,
+    batch_size: int = 32,
+    ignore_index: int = 255,
+    device: str | torch.device | None = None,
+    classes: tuple[str, ...] | None = None,
+    workers: int = 0,
+    show: bool | None = None,
+) -> Iterator[tuple[int, Scores]]:
+    """One after the other, the number of an image in `data` and the scores of it alone: their sum is what `evaluate`
+    gives, whose arguments these are. In no order that is promised; under `torchrun` of this process's share."""
+    here = processes.place(device)
+    for logits, batch in _answers(model, data, here, batch_size, ignore_index, workers, show):
+        for at, index in enumerate(batch.indices):
+            one = slice(at, at + 1)
+            yield index, _score(logits[one], _part(batch, one), ignore_index, classes)
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, data, here, batch_size: int, ignore_index: int, workers: int, show: bool | None):
+    """Pairs (logits, batch) of this process's share of `data`, the model in eval mode meanwhile."""
     if len(data) == 0:
         raise ValueError("the data set is empty: there is nothing to score")
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1, but got {batch_size}")
-    here, was_training = processes.place(device), model.training
     indices, pin = range(here.rank, len(data), here.world), here.device.type == "cuda"
     batches = scoring_batches(data, batch_size, indices, ignore_index=ignore_index, workers=workers, pin=pin)
-    hidden, scores = show is False or here.rank > 0, None
+    hidden, was_training = show is False or here.rank > 0, model.training
     model.to(here.device).eval()
     try:
         for parts in tqdm(batches, "scoring", -(-len(indices) // batch_size), delay=2, leave=False, disable=hidden):
-            for batch in parts:
+            for batch in itertools.chain.from_iterable(map(_small, parts)):
                 with processes.autocast(here.device):
-                    logits = model(batch.images.to(here.device, non_blocking=pin))
-                part = _score(logits, batch, ignore_index, classes)
-                scores = part if scores is None else scores + part
+                    yield model(batch.images.to(here.device, non_blocking=pin)), batch
     finally:
         model.train(was_training)
-    first, *others = [part for part in here.gathered(scores) if part is not None]
-    return sum(others, start=first)
+
+
+def _small(batch: Batch) -> list[Batch]:
+    """The batch in parts of a million pixels at most: a map of a network has as many numbers, times its channels."""
+    each = max(1, AT_ONCE // math.prod(batch.images.shape[2:]))
+    return [_part(batch, slice(at, at + each)) for at in range(0, len(batch.images), each)]
+
+
+def _part(batch: Batch, which: slice) -> Batch:
+    return batch._replace(images=batch.images[which], labels=batch.labels[which], indices=batch.indices[which])
 
 
 @torch.no_grad()
