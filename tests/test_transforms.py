@@ -48,6 +48,31 @@ def test_without_settings_only_the_mirror():
     assert torch.equal(mirrored, theirs.horizontal_flip(image)) and torch.equal(labels, theirs.horizontal_flip(mask))
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_cut_out_is_a_part_of_the_whole(seed):
+    """Only the pixels of the crop are computed; the whole image resized, flipped and turned by torch has the same."""
+    size, factor, light, depth = (13, 17), (0.6, 1.0, 1.7)[seed % 3], 0.3, 0.4
+    image, mask = torch.rand(3, 40, 53), torch.randint(0, 5, (40, 53))
+    augment = Augment(size, scale=(factor, factor), brightness=light, contrast=depth, turns=True)
+    part, labels = augment(image, mask, chance(seed))
+    generator = chance(seed)
+    one, two, _, mirror, down, right = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
+    quarters = int(torch.randint(4, (), generator=generator))
+    image = image * (1 + light * (2 * one - 1))
+    image = (image.mean() + (image - image.mean()) * (1 + depth * (2 * two - 1))).clamp(0, 1)
+    if factor != 1:
+        shape = [round(factor * 40), round(factor * 53)]
+        image = F.interpolate(image[None], shape, mode="bilinear", antialias=True)[0]
+        mask = F.interpolate(mask[None, None].double(), shape, mode="nearest-exact")[0, 0].long()
+    if mirror < 0.5:
+        image, mask = image.flip(-1), mask.flip(-1)
+    image, mask = image.rot90(quarters, (1, 2)), mask.rot90(quarters)
+    top, left = int(down * (mask.shape[0] - 13 + 1)), int(right * (mask.shape[1] - 17 + 1))
+    window = (..., slice(top, top + 13), slice(left, left + 17))
+    torch.testing.assert_close(part, image[window], atol=2e-5, rtol=0)
+    assert (labels == mask[window]).float().mean() > 0.98         # of two equally near pixels either may be taken
+
+
 def test_half_of_them_are_mirrored():
     image, mask = torch.rand(1, 4, 4), torch.zeros(4, 4, dtype=torch.long)
     mirrored = sum(torch.equal(Augment()(image, mask, chance(i))[0], image.flip(-1)) for i in range(400))

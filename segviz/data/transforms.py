@@ -1,5 +1,7 @@
 """Augmentation: one image and its mask, changed together."""
 
+import functools
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -74,39 +76,59 @@ class Augment:
             raise ValueError(f"an oblong image {tuple(mask.shape)} can be turned only where a crop is cut out of it: "
                              "Augment(turns=True, crop=...)")
         quarters = int(torch.randint(4, (), generator=generator)) if self.turns else 0
-        image = _lit(image, 1 + self.brightness * (2 * light - 1), 1 + self.contrast * (2 * depth - 1))
+        lit = functools.partial(_lit, brightness=1 + self.brightness * (2 * light - 1),
+                                contrast=1 + self.contrast * (2 * depth - 1), grey=self.contrast and image.mean())
         if self.elastic:
             moves = self.elastic * torch.randn(1, 2, 3, 3, generator=generator)
-            image, mask = _bent(image, mask, moves)
-        image, mask = _resized(image, mask, self.scale[0] + (self.scale[1] - self.scale[0]) * zoom)
-        if mirror < self.flip:
+            (image, mask), lit = _bent(lit(image), mask, moves), lambda part: part
+        factor = self.scale[0] + (self.scale[1] - self.scale[0]) * zoom
+        shape = tuple(max(1, round(factor * side)) for side in mask.shape)
+        flipped = mirror < self.flip
+        # what is cut out is found first, and only its pixels are computed
+        window = self._window(shape[::-1] if quarters % 2 else shape, size, (down, right))
+        rows, columns = _before(window, shape, flipped, quarters)
+        image, mask = _resized(image, mask, shape, rows, columns, lit)
+        if flipped:
             image, mask = image.flip(-1), mask.flip(-1)
         image, mask = image.rot90(quarters, (-2, -1)), mask.rot90(quarters, (-2, -1))
-        return self._cut(image, mask, size, (down, right))
+        return self._padded(image, mask, size)
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         if self.crop is None:
             return height, width
         return (self.crop, self.crop) if isinstance(self.crop, int) else tuple(self.crop)
 
-    def _cut(self, image: Tensor, mask: Tensor, size, place) -> tuple[Tensor, Tensor]:
-        missing = [max(0, wanted - has) for wanted, has in zip(size, mask.shape, strict=True)]
+    def _window(self, shape, size, place) -> list[slice]:
+        """The rows and columns that are cut out of an image of `shape`."""
+        begins = (int(p * (max(has, wanted) - wanted + 1)) for p, has, wanted in zip(place, shape, size, strict=True))
+        return [slice(at, min(at + wanted, has)) for at, wanted, has in zip(begins, size, shape, strict=True)]
+
+    def _padded(self, image: Tensor, mask: Tensor, size) -> tuple[Tensor, Tensor]:
+        missing = [wanted - has for wanted, has in zip(size, mask.shape, strict=True)]
         if any(missing):
             mask = F.pad(mask, (0, missing[1], 0, missing[0]), value=self.void)
             filled = image.new_tensor(self.fill).reshape(-1, 1, 1).expand(image.shape[0], *mask.shape).clone()
             filled[:, : image.shape[1], : image.shape[2]] = image
             image = filled
-        top, left = (int(p * (has - wanted + 1)) for p, has, wanted in zip(place, mask.shape, size, strict=True))
-        window = (..., slice(top, top + size[0]), slice(left, left + size[1]))
-        return image[window].contiguous(), mask[window].contiguous()
+        return image.contiguous(), mask.contiguous()
 
 
-def _lit(image: Tensor, brightness: float, contrast: float) -> Tensor:
+def _before(window: list[slice], shape: tuple[int, int], flipped: bool, quarters: int) -> list[slice]:
+    """Where the pixels of a window were before the image, then of `shape`, was flipped and turned."""
+    rows, columns = window
+    height, width = shape[::-1] if quarters % 2 else shape
+    for _ in range(quarters):                               # a quarter back: what is on top was at the right
+        rows, columns = columns, slice(height - rows.stop, height - rows.start)
+        height, width = width, height
+    return [rows, slice(width - columns.stop, width - columns.start) if flipped else columns]
+
+
+def _lit(image: Tensor, brightness: float, contrast: float, grey) -> Tensor:
+    """An image, or a part of one whose mean is `grey`."""
     if brightness == contrast == 1:
         return image
-    image = image * brightness
-    grey = image.mean()
-    return (grey + (image - grey) * contrast).clamp(0, 1)
+    grey = brightness * grey
+    return (grey + (image * brightness - grey) * contrast).clamp(0, 1)
 
 
 def _bent(image: Tensor, mask: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,11 +145,29 @@ def _bent(image: Tensor, mask: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
     return F.grid_sample(image[None], grid, mode="bilinear", **look)[0], labels.to(mask.dtype)
 
 
-def _resized(image: Tensor, mask: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    size = [max(1, round(factor * side)) for side in mask.shape]
-    if size == list(mask.shape):
-        return image, mask
-    image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-    if mask.dtype not in (torch.uint8, torch.float32):  # what "nearest-exact" takes; labels are small whole numbers
-        return image, F.interpolate(mask[None, None].double(), size, mode="nearest-exact")[0, 0].to(mask.dtype)
-    return image, F.interpolate(mask[None, None], size, mode="nearest-exact")[0, 0]
+def _resized(image: Tensor, mask: Tensor, shape: tuple[int, int], rows: slice, columns: slice, lit):
+    """Rows and columns of both as they are when resized to `shape`; `lit` is done to the image before."""
+    if shape == mask.shape:
+        return lit(image[:, rows, columns]), mask[rows, columns]
+    (down, high), (across, wide) = (
+        _weights(length, size, window) for length, size, window in zip(mask.shape, shape, (rows, columns), strict=True)
+    )
+    image = down.to(image.dtype) @ lit(image[:, high, wide]) @ across.to(image.dtype).T
+    at = [_nearest(length, size)[part] for length, size, part in zip(mask.shape, shape, (rows, columns), strict=True)]
+    return image, mask[at[0][:, None], at[1]]
+
+
+def _weights(length: int, size: int, window: slice) -> tuple[Tensor, slice]:
+    """What each of `length` pixels gives to those of a window when they become `size`, and which give anything:
+    bilinear, antialiased, as torch's."""
+    step = length / size
+    reach = max(1.0, step)
+    centre = (torch.arange(window.start, window.stop, dtype=torch.float64) + 0.5) * step
+    first, end = max(0, math.floor(centre[0] - reach)), min(length, math.ceil(centre[-1] + reach))
+    weights = (1 - (torch.arange(first, end) + 0.5 - centre[:, None]).abs() / reach).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True), slice(first, end)
+
+
+def _nearest(length: int, size: int) -> Tensor:
+    """Which of `length` pixels each of `size` is: the one that its centre lies in."""
+    return ((torch.arange(size, dtype=torch.float64) + 0.5) * length / size).long()
