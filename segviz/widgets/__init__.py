@@ -3,6 +3,7 @@
 from segviz.widgets.atrous import AtrousExplorer
 from segviz.widgets.atrous_rates import AtrousRatesExplorer
 from segviz.widgets.checkerboard import CheckerboardExplorer
+from segviz.widgets.compare import CompareExplorer
 from segviz.widgets.controls import Choice, Point, Slider, Steps, Toggle
 from segviz.widgets.crf import CRFExplorer
 from segviz.widgets.deeplab import DeepLabExplorer
@@ -28,6 +29,7 @@ from segviz.widgets.panels import (
     Text,
     Told,
     Where,
+    Wipe,
 )
 from segviz.widgets.pyramid import PyramidExplorer
 from segviz.widgets.receptive import ReceptiveExplorer
@@ -48,6 +50,7 @@ __all__ = [
     "Chain",
     "CheckerboardExplorer",
     "Choice",
+    "CompareExplorer",
     "DeepLabExplorer",
     "Dots",
     "Explorer",
@@ -80,4 +83,5 @@ __all__ = [
     "UNetSkipsExplorer",
     "UpsamplingExplorer",
     "Where",
+    "Wipe",
 ]

@@ -1,6 +1,6 @@
 // Drawing: a state's panels on one canvas. First of the three files that make the explorers' module (see engine.py).
 
-const GAP = 28, NARROW = 180, TALLEST = 420, BAR_ROW = 22;
+const GAP = 28, NARROW = 180, TALLEST = 420, LARGEST = 560, BAR_ROW = 22;
 // Lines drawn at most; px for the bracket below, for labels at the left, and the width from which they stand there.
 const CHAIN = { most: 400, below: 26, gutter: 218, beside: 620 };
 const FONT = { title: "600 13px", caption: "12px", bar: "12px", strong: "600 12px" };
@@ -40,8 +40,20 @@ function wholePixels(width, units) {
   return snapped > 0.9 * width ? snapped : width;
 }
 
-// Where every panel stands. `reserve` remembers the most lines a caption ever had, so that nothing jumps in a drag.
+// Where every panel stands: a large one at the left and the others beside it, where two of these fit side by side.
 function layOut(ctx, panels, width, family, reserve) {
+  const [first, ...others] = panels, half = Math.floor((width - GAP) / 2);
+  if (!first?.large || !others.length || half < 2 * NARROW + GAP) return layOutRows(ctx, panels, width, family, reserve);
+  if (!reserve.length) reserve.beside = [];
+  const taken = layOutRows(ctx, [first], half, family, []).boxes[0].w;
+  const left = layOutRows(ctx, [first], taken, family, reserve);
+  const right = layOutRows(ctx, others, width - taken - GAP, family, reserve.beside);
+  for (const box of right.boxes) box.x += taken + GAP;
+  return { boxes: [...left.boxes, ...right.boxes], height: Math.max(left.height, right.height) };
+}
+
+// In rows. `reserve` remembers the most lines a caption ever had, so that nothing jumps in a drag.
+function layOutRows(ctx, panels, width, family, reserve) {
   const most = Math.max(1, Math.floor((width + GAP) / (NARROW + GAP)));
   const narrow = panels.filter((panel) => !panel.wide).length || 1;
   const columns = Math.ceil(narrow / Math.ceil(narrow / most));
@@ -53,8 +65,8 @@ function layOut(ctx, panels, width, family, reserve) {
     if (panel.wide) column = columns - 1;
     const cell = panel.wide ? width : Math.floor((width - GAP * (columns - 1)) / columns);
     const [rows, cols] = panel.size;
-    const filler = fillerOf(panel);
-    const wide = filler ? cell : wholePixels(Math.min(cell, panel.wide ? cell : TALLEST, TALLEST * cols / rows), cols);
+    const filler = fillerOf(panel), tallest = panel.large ? LARGEST : TALLEST;
+    const wide = filler ? cell : wholePixels(Math.min(cell, panel.wide ? cell : tallest, tallest * cols / rows), cols);
     ctx.font = `${FONT.title} ${family}`;
     const title = wrap(ctx, panel.title, cell);
     ctx.font = `${FONT.caption} ${family}`;
@@ -210,6 +222,14 @@ const HERE = {
   },
   Where({ axis, layers }, row, column) {
     return axis === "cell" ? last(last(layers, row), column) : last(layers, axis === "row" ? row : column);
+  },
+  Wipe(layer, row, column, buffers) {
+    const [rows, cols] = layer.left.shape, bytes = buffers[layer.right.buffer].slice();
+    const left = buffers[layer.left.buffer], until = Math.min(column, cols), style = { at: "", colour: "ink" };
+    for (let o = 0; o < bytes.length; o += cols) bytes.set(left.subarray(o, o + until), o);
+    return [{ ...layer, kind: "LabelMap", at: "", data: { shape: [rows, cols], bytes } },
+            { ...style, kind: "Lines", paths: [[[column, 0], [column, rows]]], width: 2 },
+            { ...style, kind: "Dots", points: [[column, rows / 2]], radius: 7 }];
   },
   Marker(layer, row, column) {
     const [top, bottom] = layer.rows ? last(layer.rows, row) : [row, row + 1];

@@ -70,14 +70,16 @@ const BUILD = {
   Point(control) {
     const ways = ["row", "column"], output = valueBeside();
     const inputs = ways.map((way, i) => rangeInput(0, control.sizes[i] - 1, 1, `${control.label}: ${way}`));
-    const lines = inputs.map((input, i) => make("label", { class: "sv-way" }, make("span", {}, ways[i]), input));
+    const given = (_, i) => control.sizes[i] > 1, only = !control.sizes.every((size) => size > 1);   // on a line: one way
+    const words = (way) => (only ? [] : [make("span", {}, way)]);
+    const lines = inputs.map((input, i) => make("label", { class: "sv-way" }, ...words(ways[i]), input)).filter(given);
     const name = make("span", { class: "sv-name" }, make("span", {}, control.label), output);
     const marks = { class: "sv-control", role: "group", "aria-label": control.label };
     return { inputs, element: make("div", marks, name, ...lines),
              read: () => inputs.map((input) => Number(input.value)),
              show: (places, bounds) => {
                inputs.forEach((input, i) => { input.max = bounds[i] - 1; input.value = places[i]; });
-               output.textContent = `${places[0]}, ${places[1]}`;
+               output.textContent = places.filter(given).join(", ");
              } };
   },
 };
@@ -85,7 +87,7 @@ const BUILD = {
 // The focusable area over a panel by which a Point is moved.
 function pointArea(control, get, move) {
   const label = `${control.label}: arrow keys move it, with Shift five at a time`;
-  const area = make("div", { class: "sv-point", tabindex: 0, role: "application", "aria-roledescription": "point",
+  const area = make("div", { class: control.rows > 1 ? "sv-point" : "sv-point sv-across", tabindex: 0, role: "application", "aria-roledescription": "point",
                              "aria-label": label, ...KEYS });
   const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   area.addEventListener("keydown", (event) => {

@@ -174,6 +174,30 @@ class Where:
         return _of(self.layers, row if self.axis == "row" else column)
 
 
+@dataclass
+class Wipe:
+    """Two label maps (H, W) in one palette, for a panel of that size: `left` up to the column of the local point `at`,
+    `right` from there on, and a line between them. A point of W + 1 columns shows either of them whole."""
+
+    left: np.ndarray
+    right: np.ndarray
+    palette: np.ndarray
+    at: str
+    opacity: float = 1.0
+
+    def __post_init__(self):
+        left, right = LabelMap(self.left, self.palette), LabelMap(self.right, self.palette)
+        if left.shape != right.shape:
+            raise ValueError(f"both maps need one size, but they have {left.shape} and {right.shape}")
+        self.left, self.right, self.palette = left.data, right.data, left.palette
+
+    def here(self, row: int, column: int) -> list:
+        rows, columns = self.left.shape
+        labels = np.where(np.arange(columns) < column, self.left, self.right)
+        return [LabelMap(labels, self.palette, opacity=self.opacity),
+                Lines([[(column, 0), (column, rows)]], "ink", 2.0), Dots([(column, rows / 2)], "ink", 7.0)]
+
+
 @cache
 def colour_table(name: str) -> np.ndarray:
     """254 colours `(254, 3)` uint8 of the matplotlib colour map `name`."""
@@ -384,7 +408,7 @@ class Chain:
 class Panel:
     """One titled picture. `size` is (rows, columns) in its units, by default its first picture's.
 
-    A `wide` one has a row for itself.
+    A `wide` one has a row for itself. A first one that is also `large` has the others beside it, where there is room.
     """
 
     title: str
@@ -392,6 +416,7 @@ class Panel:
     caption: str = ""
     size: tuple | None = None
     wide: bool = False
+    large: bool = False
 
     def extent(self) -> tuple[float, float]:
         if self.size is not None:
@@ -502,7 +527,7 @@ def encode(state: State) -> tuple[dict, list[bytes]]:
         return {"kind": type(layer).__name__, **entry_of(layer)}
 
     panels = [{"title": panel.title, "caption": panel.caption, "size": _plain(panel.extent()), "wide": panel.wide,
-               "layers": layer_entry(panel.layers)} for panel in state.panels]
+               "large": panel.large, "layers": layer_entry(panel.layers)} for panel in state.panels]
     return {
         "panels": panels,
         "readout": state.readout,

@@ -31,6 +31,11 @@ class Scenes:
     fit each other."""
 
     def __init__(self, images, masks, classes, palette):
+        for what, each in (("images", images), ("masks", masks)):
+            shapes = {tuple(one.shape) for one in each} if isinstance(each, (list, tuple)) else ()
+            if len(shapes) > 1:
+                raise ValueError(f"the {what} need one size, but they have shapes "
+                                 f"{' and '.join(map(str, sorted(shapes)))}: crop or resize them first")
         images, masks = (torch.stack(list(each)) if isinstance(each, (list, tuple)) and each else torch.as_tensor(each)
                          for each in (images, masks))
         if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point() or not len(images):
