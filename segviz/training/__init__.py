@@ -5,8 +5,8 @@ and the confusion matrix are the same for both.
 """
 
 from segviz.training.history import History
-from segviz.training.loop import fit
+from segviz.training.loop import fit, learning_rate
 from segviz.training.processes import autocast, choose_device
 from segviz.training.scoring import Scores, evaluate, image_scores, predict
 
-__all__ = ["History", "Scores", "autocast", "choose_device", "evaluate", "fit", "image_scores", "predict"]
+__all__ = ["History", "Scores", "autocast", "choose_device", "evaluate", "fit", "image_scores", "learning_rate", "predict"]

@@ -44,6 +44,7 @@ def fit(
     save_every: int | None = None,
     resume: bool = False,
     notes: dict | None = None,
+    log=None,
 ) -> History:
     """Trains `model` in place by a poly schedule (power 0.9), showing how it goes; returns its history.
 
@@ -70,6 +71,8 @@ def fit(
     A model whose attribute `auxiliary` is True has a second head: in training it is called `model(images,
     auxiliary=True)` and gives the logits of both, and the loss is that of the first plus `model.auxiliary_weight` times
     that of the second (`models.PSPNet`).
+    log: `log(history)`, called about once a second and at the last step, in the first process alone: for what shows the
+    run elsewhere.
     Ctrl-C (the stop button) ends training or scoring early, after a whole step: the model keeps what it learned and
     the history says so. A second one does not wait, and is raised. SIGTERM ends the program with status 143.
     Under `torchrun` each process takes its part of each batch (`batch_size` is that of all together), and the result is
@@ -131,7 +134,7 @@ def fit(
                 batch = next(batches)
                 with signals.held(), _unharmed(model, rule, batch_size, batch.indices):
                     _seed(mixed(seed, step, here.rank), here.device)
-                    rate = lr * (1 - (step - 1) / steps) ** 0.9
+                    rate = learning_rate(lr, step, steps)
                     loss, stop = _step(network, rule, rate, batch, step, here, signals, **weighing)
                     history.loss.append(loss)
                     history.seconds += time.perf_counter() - start
@@ -142,6 +145,8 @@ def fit(
                         run.save(history)
                 if live.due(step) or step == steps:
                     live.update(history, predict(model, watch) if watch is not None else None)
+                    if log is not None and first:
+                        log(history)
             here.share_buffers(model)
         except (KeyboardInterrupt, SystemExit) as stop:
             if signals.hurried:
@@ -155,6 +160,11 @@ def fit(
             model.eval()
             live.close(history)
     return history
+
+
+def learning_rate(lr: float, step: int, steps: int) -> float:
+    """Of step 1, 2 ... `steps`: from `lr` down to nearly 0, the poly schedule (Chen et al. 2016, DeepLab v2)."""
+    return lr * (1 - (step - 1) / steps) ** 0.9
 
 
 def _check(items: int, workers: int, **counts: int | None) -> None:
