@@ -176,6 +176,41 @@ def test_every_place_is_cut_out_at_times():
     assert seen == {(0, 1), (1, 2), (2, 3)}
 
 
+def test_half_of_the_crops_hold_a_rare_label_and_it_lies_anywhere_in_them():
+    """A single pixel of label 1, another of label 3: chance alone would show them in 2 of 100 crops."""
+    mask = torch.zeros(100, 120, dtype=torch.long)
+    mask[33, 70], mask[80, 40] = 1, 3
+    image = (mask / 255).float()[None]
+    augment = Augment(crop=11, scale=(1.0, 1.6), turns=True, rare=(1, 3))
+    seen, places = {1: 0, 3: 0}, []
+    for seed in range(400):
+        part, labels = augment(image, mask, chance(seed))
+        assert part.shape == (1, 11, 11) and labels.shape == (11, 11)
+        for label in seen:
+            seen[label] += bool((labels == label).any())
+            places += (labels == label).nonzero().tolist()
+    assert all(70 < count < 130 for count in seen.values())
+    rows, columns = torch.tensor(places).T
+    assert all((side < 4).sum() > 30 and (side > 6).sum() > 30 for side in (rows, columns))
+
+
+def test_rare_labels_at_the_edge_and_in_images_that_are_smaller_than_the_crop():
+    mask = torch.zeros(30, 40, dtype=torch.long)
+    mask[0, 39] = 1
+    image = torch.rand(1, 30, 40)
+    found = sum(bool((Augment(crop=8, rare=(1,))(image, mask, chance(i))[1] == 1).any()) for i in range(60))
+    assert 18 < found < 45
+    labels = [Augment(crop=48, rare=(1,), flip=0)(image, mask, chance(i))[1] for i in range(4)]
+    assert all((part == 1).sum() == 1 and part[0, 39] == 1 for part in labels)
+
+
+def test_without_rare_labels_in_the_image_crops_are_as_ever():
+    image, mask = torch.rand(1, 30, 40), torch.zeros(30, 40, dtype=torch.long)
+    for seed in range(5):
+        plain, sought = (Augment(crop=8, rare=rare)(image, mask, chance(seed))[0] for rare in ((), (2,)))
+        assert torch.equal(plain, sought)
+
+
 def test_light_changes_the_image_alone_and_stays_in_range():
     image, mask = torch.rand(3, 20, 20), torch.randint(0, 5, (20, 20))
     bright, labels = Augment(flip=0, brightness=0.5)(image, mask, chance(1))
@@ -204,13 +239,14 @@ def test_runs_of_before_there_were_bends_and_turns_can_be_taken_up():
     assert repr(Augment(crop=24, scale=(0.5, 2.0))) == before
     bent = Augment(crop=24, elastic=2.0, turns=True)
     assert eval(repr(bent)) == bent and "elastic=2.0, turns=True" in repr(bent)
+    assert "rare=(2,)" in repr(Augment(crop=24, rare=(2,)))
 
 
 @pytest.mark.parametrize(("settings", "words"), [
     ({"scale": (0, 1)}, "scale is"), ({"scale": (2, 1)}, "scale is"), ({"flip": 1.5}, "flip is a chance"),
     ({"brightness": 1.0}, "brightness and contrast"), ({"crop": 0}, "crop is a size"), ({"crop": (8, 0)}, "crop is"),
     ({"elastic": -1.0}, "elastic is"), ({"elastic": float("inf")}, "elastic is"),
-    ({"elastic": float("nan")}, "elastic is"),
+    ({"elastic": float("nan")}, "elastic is"), ({"rare": (2,)}, "crops show rare labels"),
 ])
 def test_settings_that_cannot_be(settings, words):
     with pytest.raises(ValueError, match=words):

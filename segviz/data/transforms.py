@@ -26,6 +26,10 @@ class Augment:
     turns: whether it is turned by 0, 1, 2 or 3 quarters, each as likely. An oblong image needs a `crop`.
     crop: size (or height, width) of the result, cut out anywhere; default: the image's own size. What is too small
     is padded at the right and the bottom: the image with `fill` (a number, or one a channel), the mask with `void`.
+    rare: labels that crops are to show. With a chance of one half the crop is laid so that it holds a pixel of one of
+    them, if the image has any: the label is drawn, then its pixel, and where in the crop that lies, as far as the
+    image's edges let it. Else it is cut out anywhere. (nnU-Net does so for the foreground, in a third of its crops:
+    Isensee et al. 2021, "nnU-Net: a self-configuring method ...", its code's oversample_foreground_percent.)
 
     image: float (C, H, W) in [0, 1]; mask: integer (H, W); their results: (C, *crop) and (*crop), of the same types.
     What is drawn comes from `generator` alone. Raises ValueError in words for settings that cannot be and for an image
@@ -41,12 +45,13 @@ class Augment:
     void: int = 255
     elastic: float = 0.0
     turns: bool = False
+    rare: tuple[int, ...] = ()
 
     def __repr__(self):
-        """As a call. `fit` takes up a run where this is the same: what came after the first runs were kept, `elastic`
-        and `turns`, is told only where it is on."""
+        """As a call. `fit` takes up a run where this is the same: what came after the first runs were kept, `elastic`,
+        `turns` and `rare`, is told only where it is on."""
         told = {field.name: getattr(self, field.name) for field in fields(self)}
-        told = {name: value for name, value in told.items() if value or name not in ("elastic", "turns")}
+        told = {name: value for name, value in told.items() if value or name not in ("elastic", "turns", "rare")}
         return f"Augment({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     def __post_init__(self):
@@ -62,6 +67,8 @@ class Augment:
             raise ValueError(f"elastic is a deviation in pixels, at least 0, but got {self.elastic}")
         if self.crop is not None and min(self._size(0, 0)) < 1:
             raise ValueError(f"crop is a size, or (height, width), at least 1, but got {self.crop}")
+        if self.rare and self.crop is None:
+            raise ValueError(f"crops show rare labels, but none are cut out: Augment(rare={self.rare}, crop=...)")
 
     def __call__(self, image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if image.dim() != 3 or image.shape[1:] != mask.shape or not image.is_floating_point():
@@ -85,8 +92,12 @@ class Augment:
         shape = tuple(max(1, round(factor * side)) for side in mask.shape)
         flipped = mirror < self.flip
         # what is cut out is found first, and only its pixels are computed
-        window = self._window(shape[::-1] if quarters % 2 else shape, size, (down, right))
+        turned = shape[::-1] if quarters % 2 else shape
+        window = [_window(*sides) for sides in zip((down, right), turned, size, strict=True)]
         rows, columns = _before(window, shape, flipped, quarters)
+        if self.rare and (pixel := _found(mask, self.rare, generator)) is not None:
+            pixel = [int((at + 0.5) * new / old) for at, new, old in zip(pixel, shape, mask.shape, strict=True)]
+            rows, columns = map(_around, pixel, (rows, columns), (down, right), shape)
         image, mask = _resized(image, mask, shape, rows, columns, lit)
         if flipped:
             image, mask = image.flip(-1), mask.flip(-1)
@@ -98,11 +109,6 @@ class Augment:
             return height, width
         return (self.crop, self.crop) if isinstance(self.crop, int) else tuple(self.crop)
 
-    def _window(self, shape, size, place) -> list[slice]:
-        """The rows and columns that are cut out of an image of `shape`."""
-        begins = (int(p * (max(has, wanted) - wanted + 1)) for p, has, wanted in zip(place, shape, size, strict=True))
-        return [slice(at, min(at + wanted, has)) for at, wanted, has in zip(begins, size, shape, strict=True)]
-
     def _padded(self, image: Tensor, mask: Tensor, size) -> tuple[Tensor, Tensor]:
         missing = [wanted - has for wanted, has in zip(size, mask.shape, strict=True)]
         if any(missing):
@@ -111,6 +117,31 @@ class Augment:
             filled[:, : image.shape[1], : image.shape[2]] = image
             image = filled
         return image.contiguous(), mask.contiguous()
+
+
+def _window(place: float, has: int, wanted: int) -> slice:
+    """The rows (or columns) that are cut out of so many: `place` in [0, 1) runs over all that can be."""
+    begin = int(place * (max(has, wanted) - wanted + 1))
+    return slice(begin, min(begin + wanted, has))
+
+
+def _around(pixel: int, window: slice, place: float, has: int) -> slice:
+    """A window of the same length that holds a pixel at `place` in [0, 1), as far as there are rows on both sides."""
+    length = window.stop - window.start
+    begin = min(max(0, pixel - int(place * length)), has - length)
+    return slice(begin, begin + length)
+
+
+def _found(mask: Tensor, labels: tuple[int, ...], generator: torch.Generator) -> tuple[int, int] | None:
+    """A pixel (row, column) of one of these labels; None in half of the cases, and where the mask has none."""
+    wanted, which, where = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    if wanted < 0.5:
+        return None
+    there = [places for label in labels if len(places := (mask == label).flatten().nonzero())]
+    if not there:
+        return None
+    places = there[int(which * len(there))]
+    return divmod(int(places[int(where * len(places))]), mask.shape[1])
 
 
 def _before(window: list[slice], shape: tuple[int, int], flipped: bool, quarters: int) -> list[slice]:
