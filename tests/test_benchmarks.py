@@ -70,7 +70,7 @@ def served(monkeypatch, files, leads_to=None):
     class Answer(io.BytesIO):
         def __init__(self, url):
             super().__init__(files[url.rpartition("/")[2]].read_bytes())
-            self.url, self.headers = leads_to or url, {}
+            self.url, self.length = leads_to or url, len(self.getvalue())
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Answer(url))
 
@@ -103,7 +103,7 @@ def test_pets_are_fetched_unpacked_and_read(tmp_path, monkeypatch, pets):
     root = tmp_path / "pets"
     splits = {split: Pets(root, split, download=True) for split in ("train", "val", "test")}
     assert {split: len(data) for split, data in splits.items()} == {"train": 5, "val": 2, "test": 3}
-    assert not set(splits["train"].items) & set(splits["val"].items)
+    assert not set(splits["train"].pairs) & set(splits["val"].pairs)
     image, labels = splits["test"][2]
     assert image.shape == (3, 32, 36)
     assert torch.equal(labels, torch.from_numpy(np.select([trimap == 1, trimap == 2], [1, 0], 255)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import OxfordIIITPet, VOCSegmentation
 
-from segviz.data import archives
+from segviz.data import archives, pictures
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -50,14 +50,14 @@ class VOC(Dataset):
         self.root, self.split = Path(root), split
         if not (self.root / "VOCdevkit" / "VOC2012").is_dir():
             _needed("Pascal VOC 2012", self.root, self.root / "VOCdevkit", [VOC_ARCHIVE], download)
-        self._pairs = VOCSegmentation(str(self.root), "2012", split)
+        found = VOCSegmentation(str(self.root), "2012", split)
+        self.pairs = [tuple(map(Path, pair)) for pair in zip(found.images, found.masks, strict=True)]
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self.pairs)
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        image, mask = self._pairs[_checked(item, self)]
-        return _values(image), torch.from_numpy(np.array(mask)).long()
+        return _read(*self.pairs[_checked(item, self)])
 
 
 class Pets(Dataset):
@@ -76,19 +76,19 @@ class Pets(Dataset):
         self.root, self.split, place = Path(root), split, Path(root) / "oxford-iiit-pet"
         if not ((place / "images").is_dir() and (place / "annotations").is_dir()):
             _needed("the Oxford-IIIT Pets", place, place, PET_ARCHIVES, download)
-        self._pairs = OxfordIIITPet(str(self.root), "test" if split == "test" else "trainval", "segmentation")
-        all_ = range(len(self._pairs))
-        kept = {"test": all_, "val": all_[::EACH_FIFTH], "train": [item for item in all_ if item % EACH_FIFTH]}
-        self.items = kept[split]
+        found = OxfordIIITPet(str(self.root), "test" if split == "test" else "trainval", "segmentation")
+        pairs = list(zip(found._images, found._segs, strict=True))
+        train = [pair for at, pair in enumerate(pairs) if at % EACH_FIFTH]
+        self.pairs = {"test": pairs, "val": pairs[::EACH_FIFTH], "train": train}[split]
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.pairs)
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        image, trimap = self._pairs[self.items[_checked(item, self)]]
-        labels = torch.full((4,), 255)
+        image, trimap = _read(*self.pairs[_checked(item, self)])
+        labels = torch.full((256,), 255)
         labels[PET], labels[BACKGROUND] = 1, 0
-        return _values(image.convert("RGB")), labels[torch.from_numpy(np.array(trimap)).long()]
+        return image, labels[trimap]
 
 
 def _check_split(name: str, split: str, known: tuple[str, ...]) -> None:
@@ -113,5 +113,8 @@ def _checked(item: int, data: Dataset) -> int:
     return item
 
 
-def _values(picture) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
+def _read(image: Path, mask: Path) -> tuple[Tensor, Tensor]:
+    """Both as they are: a palette's indices are the labels, and an image called .jpg may be a GIF (some of Pets)."""
+    picture = pictures.opened(image, formats=(*pictures.FORMATS, "GIF")).convert("RGB")
+    values = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float() / 255
+    return values, torch.from_numpy(np.array(pictures.opened(mask))).long()

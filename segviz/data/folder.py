@@ -6,6 +6,7 @@ and what to do: a wrong label map trains as smoothly as a right one.
 
 import operator
 import re
+import unicodedata
 from pathlib import Path
 
 from torch import Tensor
@@ -16,6 +17,9 @@ from segviz.data.pictures import MODES, VOID, listed
 
 NAMES = "classes.txt"
 IMAGES, MASKS = (".png", ".jpg", ".jpeg", ".bmp"), (".png",)
+MANY = 40  # labels in one mask without names for them: more than people draw
+INVENTED = ("Were they negative, was the mask resized with bilinear or bicubic, or was it once a JPEG? Make it again: "
+            "resized with nearest, saved as PNG")
 
 
 class Folder(Dataset):
@@ -27,13 +31,14 @@ class Folder(Dataset):
     luminance, grey becomes three equal channels.
 
     Images are PNG, JPEG or BMP of 8 bits, grey or RGB; masks are PNG of 8 bits, grey or with a palette, whose indices
-    are the labels (or as above). A pair has one name, whatever its suffixes, which may be upper case; items are in the
-    order of the names. Files whose names begin with a dot are left out.
+    are the labels, or of 1 bit: 0 and 1. A pair has one name, whatever its suffixes, which may be upper case; items are
+    in the order of the names. Files whose names begin with a dot are left out.
 
     Raises ValueError in words that name the path: at once for a folder that is missing, empty, or holds an image
     without its mask, a mask without its image, two files of one name, or another kind of file; when an item is read,
     for a file that is damaged or of another kind, sizes that differ, and labels that cannot be meant (a mask of 0 and
-    255 alone, where there are not three classes or more: a black and white picture, where 255 would be void).
+    255 alone, where there are not three classes or more: a black and white picture, where 255 would be void; more than
+    40 labels without names).
     """
 
     def __init__(self, root, split: str, classes: tuple[str, ...] | None = None, channels: int = 3,
@@ -80,13 +85,18 @@ class Folder(Dataset):
                 "say binary=True (on the command line: --binary)"
             )
         if self.classes is None:
+            if len(found) > MANY:
+                raise ValueError(
+                    f"{path} holds {len(found)} different labels, {listed(found)}, and no class has a name: at most "
+                    f"{MANY} are taken so. {INVENTED}. If all are meant, name the classes in {self.root / NAMES}"
+                )
             return
         wild = [label for label in found if label >= len(self.classes) and label != VOID]
         if wild:
-            hint = ". Do the labels begin at 1? Class 0 is the first" if wild == [len(self.classes)] else ""
+            hint = "Do the labels begin at 1? Class 0 is the first" if wild == [len(self.classes)] else INVENTED
             raise ValueError(
                 f"{path} holds the labels {listed(wild)}, but classes names {len(self.classes)}: labels are 0 to "
-                f"{len(self.classes) - 1}, and 255 for void{hint}"
+                f"{len(self.classes) - 1}, and 255 for void. {hint}"
             )
 
 
@@ -95,8 +105,12 @@ def _described(path: Path) -> tuple[tuple[str, ...] | None, dict[tuple[int, int,
     colour."""
     if not path.exists():
         return None, {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # with or without the mark that Windows puts in front
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}): save it as UTF-8, a class a line") from error
     names, colours = [], {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         found = re.fullmatch(r"\s*(.+?)(?:\s+#([0-9a-fA-F]{6}))?\s*", line)
@@ -136,12 +150,16 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
         if path.suffix.lower() not in suffixes or not path.is_file():
             why = " (JPEG changes the numbers of pixels, and so invents classes)" if folder.name == "masks" else ""
             raise ValueError(f"{path}: files of {folder.name}/ end with {', '.join(suffixes)}{why}. Convert or move it")
-        if path.stem in found:
-            raise ValueError(f"{found[path.stem]} and {path.name} have one name: it is not clear which is meant")
-        found[path.stem] = path
+        name = unicodedata.normalize("NFC", path.stem)  # ä is one letter or two, by the computer that named the file
+        if name in found:
+            raise ValueError(
+                f"{found[name]} and {path.name} have one name: it is not clear which is meant. Rename or move one"
+            )
+        found[name] = path
     if not found:
         raise ValueError(f"{folder} is empty: put {', '.join(suffixes)} files there")
     return found
+
 
 def _size(shape) -> str:
     return " x ".join(map(str, shape))

@@ -10,60 +10,66 @@ from torch import Tensor
 
 VOID = 255
 MODES = {1: "L", 3: "RGB"}  # by channels, as Pillow calls them
+FORMATS = ("PNG", "JPEG", "BMP")  # whatever a file's name says, it is read as no other
 ORIENTATION = 0x0112  # the EXIF tag of a camera that was held upright
+ROWS = 1024  # that are copied at once
 BITS = 24  # the byte of a PNG that says how many bits a number has
 
 
 def image(path: Path, channels: int = 3) -> Tensor:
     """float32 (channels, H, W) in [0, 1]. Colour becomes grey by its luminance, grey becomes three equal channels."""
-    return values(path, channels).float() / 255
+    return values(path, channels).float().div_(255)
 
 
 def values(path: Path, channels: int = 3, largest: int | None = None, turn: bool = False) -> Tensor:
     """The same as uint8, 0 to 255. largest: pixels that an image may have; None: as many as Pillow takes for no bomb.
     turn: an image that its camera was turned for is turned back, else it is refused."""
-    picture = _opened(path, largest)
-    if turn:
+    picture = opened(path, largest)
+    if _is_turned(picture):
+        if not turn:
+            raise ValueError(
+                f"{path} is to be shown turned, its EXIF data say, and its mask knows nothing of that: save the image "
+                "as it should be seen, without the tag"
+            )
         picture = ImageOps.exif_transpose(picture)
+    _check_bits(path, picture)
     if picture.mode == "RGBA" and picture.getextrema()[3] == (255, 255):
         picture = picture.convert("RGB")                              # an alpha channel that hides nothing
     if picture.mode not in MODES.values():
         raise ValueError(
             f"{path} is of Pillow's mode {picture.mode!r}: images are 8 bits a channel, grey ('L') or 'RGB'. Save it "
-            "so; what becomes of transparency, or of more than 8 bits, is yours to decide"
+            "so; what becomes of transparency, of inks (CMYK) or of a palette is yours to decide"
         )
-    if picture.getexif().get(ORIENTATION, 1) != 1:
-        raise ValueError(
-            f"{path} is to be shown turned, its EXIF data say, and its mask knows nothing of that: save the image as "
-            "it should be seen, without the tag"
-        )
-    pixels = np.array(picture.convert(MODES[channels]))
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1).contiguous()
+    result = torch.empty(channels, picture.height, picture.width, dtype=torch.uint8)
+    for top in range(0, picture.height, ROWS):  # Pillow's copy of a large image is large: 4 bytes a pixel
+        strip = picture.crop((0, top, picture.width, min(top + ROWS, picture.height))).convert(MODES[channels])
+        pixels = torch.from_numpy(np.array(strip)).view(strip.height, strip.width, channels)
+        result[:, top : top + ROWS] = pixels.permute(2, 0, 1)
+    return result
 
 
 def mask(path: Path, binary: bool = False, colours: dict[tuple[int, int, int], int] | None = None) -> Tensor:
-    """int64 (H, W). A palette's colours play no part: pixels of such a file are indices.
+    """int64 (H, W). A palette's colours play no part: pixels of such a file are indices. Of 1 bit: labels 0 and 1.
 
     binary: the picture is black and white, and white (255) is label 1. colours: the label of each colour of an RGB
     picture; of others they play no part.
     """
-    picture = _opened(path)
+    picture = opened(path)
     if picture.format != "PNG":
         raise ValueError(
             f"{path} is a {picture.format} file, whatever its name says: masks are PNG, which keeps every number (JPEG "
             "invents classes)"
         )
+    bits = _check_bits(path, picture)
     if binary:
         return _black_and_white(path, picture)
     if picture.mode == "RGB" and colours:
         return _by_colour(path, np.array(picture), colours)
-    if picture.mode not in ("L", "P"):
+    if picture.mode not in ("1", "L", "P"):
         raise ValueError(
             f"{path} is of Pillow's mode {picture.mode!r}: a mask is a PNG with one channel of 8 bits, whose numbers "
             "are the labels ('L' or 'P'). For an RGB one classes.txt has to name each class with its colour"
         )
-    with path.open("rb") as file:
-        bits = file.read(BITS + 1)[BITS]
     if picture.mode == "L" and bits < 8:
         raise ValueError(
             f"{path} is a grey PNG of {bits} bits: readers spread its few numbers over 0 to 255, label 1 becomes "
@@ -98,28 +104,55 @@ def _by_colour(path: Path, values: np.ndarray, colours: dict[tuple[int, int, int
     return torch.from_numpy(labels).long()
 
 
-def _opened(path: Path, largest: int | None = None) -> Image.Image:
-    """The picture, read whole: a file that was cut short is noticed only then."""
+def opened(path: Path, largest: int | None = None, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The picture, read whole: a file that was cut short is noticed only then. Raises ValueError in words."""
+    most = 2 * Image.MAX_IMAGE_PIXELS if largest is None else largest  # twice: there Pillow refuses, and warns no more
     try:
-        with _allowed(largest), Image.open(path) as picture:
+        with _unlimited(), Image.open(path, formats=formats) as picture:
+            if picture.width * picture.height > most:
+                raise ValueError(
+                    f"it has {picture.width} x {picture.height} pixels, and more than {most} are a decompression bomb"
+                )
             picture.load()
             return picture
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         size = f" ({path.stat().st_size} bytes)" if path.exists() else ""
         raise ValueError(
-            f"{path}{size} cannot be read as a picture: {error}. Look at it in a viewer; fetch or save it again"
+            f"{path}{size} cannot be read as a picture ({', '.join(formats)}): {error}. Look at it in a viewer; fetch "
+            "or save it again"
         ) from error
 
 
 @contextmanager
-def _allowed(pixels: int | None):
-    """Pillow takes an image for a bomb from 179 million pixels on, and warns from 89; meanwhile, from `pixels` on."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = before if pixels is None else pixels
+def _unlimited():
+    """Pillow neither warns of a large picture nor refuses it meanwhile."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+def _is_turned(picture: Image.Image) -> bool:
+    """Whether EXIF says that it is to be shown turned or mirrored; EXIF data that cannot be read say nothing."""
+    try:
+        return picture.getexif().get(ORIENTATION) in range(2, 9)
+    except SyntaxError:
+        return False
+
+
+def _check_bits(path: Path, picture: Image.Image) -> int:
+    """How many bits a number of a PNG has (8 for others). Of 16 Pillow would cut off half, of colours silently."""
+    if picture.format != "PNG":
+        return 8
+    with path.open("rb") as file:
+        bits = file.read(BITS + 1)[BITS]
+    if bits > 8:
+        raise ValueError(
+            f"{path} is a PNG of {bits} bits a channel, and images and masks have 8: save it so. How an image's range "
+            "is brought to 0 to 255 is yours to decide"
+        )
+    return bits
 
 
 def listed(names: list, count: int = 5) -> str:

@@ -62,12 +62,14 @@ def survey(data, classes: tuple[str, ...] | None = None, seen: dict[bytes, str] 
     """
     classes = classes or getattr(data, "classes", None)
     pixels, there = np.zeros(VOID + 1, np.int64), np.zeros(VOID + 1, np.int64)
-    sizes, notices, seen = Counter(), _Notices(), {} if seen is None else seen
+    sizes, notices, seen, first = Counter(), _Notices(), {} if seen is None else seen, {}
     for item in tqdm(range(len(data)), "reading the data", delay=2, leave=False, disable=show is False):
         image, mask = data[item]
         name = name_of(data, item)
         counts = np.bincount(mask.numpy().ravel(), minlength=VOID + 1)
         pixels, there = pixels + counts, there + (counts > 0)
+        for label in counts[:VOID].nonzero()[0].tolist():
+            first.setdefault(label, name)
         sizes[tuple(mask.shape)] += 1
         digest = hashlib.sha256(image.numpy().tobytes() + repr(tuple(image.shape)).encode()).digest()
         if (other := seen.setdefault(digest, name)) != name:
@@ -81,9 +83,10 @@ def survey(data, classes: tuple[str, ...] | None = None, seen: dict[bytes, str] 
         if len(classes) > MANY:
             notices.add(f"labels up to {len(classes) - 1}, without names: were masks resized with interpolation, or "
                         "saved as JPEG? If not, name the classes")
-    if wild := pixels[len(classes):VOID].nonzero()[0].tolist():
-        raise ValueError(f"labels {listed([len(classes) + label for label in wild])} have no name: there are "
-                         f"{len(classes)} classes, 0 to {len(classes) - 1}")
+    if wild := sorted(label for label in first if label >= len(classes)):
+        raise ValueError(f"labels {listed(wild)} have no name: there are {len(classes)} classes, 0 to "
+                         f"{len(classes) - 1}. Label {wild[0]} is in {first[wild[0]]}: name it, or label its pixels "
+                         "again")
     for name, images in zip(classes, there, strict=False):
         if not images:
             notices.add("no pixel of a class", name)
