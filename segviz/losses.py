@@ -150,6 +150,11 @@ def check_shapes(
             f"logits {tuple(logits.shape)}, (B, C, H, W) or (B, C), need labels (B, H, W) or (B,) of the same size, "
             f"but got {tuple(labels.shape)}"
         )
+    if logits.shape[1] == 1:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} are of one class, which is then right everywhere: background and object are "
+            "two classes, num_classes=2"
+        )
     if class_weights is not None and class_weights.shape != logits.shape[1:2]:
         raise ValueError(f"class_weights are one a class, ({logits.shape[1]},), but got {tuple(class_weights.shape)}")
     if pixel_weights is not None and pixel_weights.shape != labels.shape:

@@ -263,7 +263,7 @@ def test_bad_items_are_numbered():
         assert sorted(found.value.__notes__[0][-6:]) == sorted("[0, 1]")
 
 
-@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.bool])
 def test_labels_of_any_whole_number_train(kind):
     data = [(image, label.to(kind)) for image, label in halves()]
     assert len(training.fit(small_network(), data, data, steps=2, batch_size=4, show=False).val) == 1
@@ -508,7 +508,7 @@ class OutOfMemory(nn.Conv2d):
     (small_network(), {"val_every": 0}, ValueError, "at least 1"),
     (small_network(), {"workers": -1}, ValueError, "workers at least 0"),
     (small_network(), {"resume": True}, ValueError, "folder="),
-    (nn.Conv2d(3, 1, 1), {}, ValueError, r"labels hold 1, but the network gives 1 classes"),
+    (nn.Conv2d(3, 1, 1), {}, ValueError, r"logits \(4, 1, 32, 32\) are of one class.*num_classes=2"),
     (nn.Conv2d(3, 2, 3), {}, ValueError, "labels .* of the same size"),
     (OutOfMemory(3, 2, 1), {"batch_size": 10}, torch.OutOfMemoryError, r"batch_size=5 may fit.*Tried to allocate 2"),
 ])

@@ -6,6 +6,7 @@ needs from (seed, epoch, index). Nothing is drawn from a generator that a run wo
 
 import functools
 import hashlib
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from segviz import losses
 
@@ -32,6 +33,14 @@ def shuffled(count: int, batch_size: int, seed: int, step: int) -> list[tuple[in
     size = min(batch_size, count)
     epoch, place = divmod(step - 1, count // size)
     return [(epoch, index) for index in _order(count, seed, epoch)[place * size : (place + 1) * size].tolist()]
+
+
+def named(data, indices: list[int]) -> str:
+    """Items in words: their numbers, and the first few files where a data set has `pairs` of them."""
+    pairs = getattr(data, "pairs", None)
+    files = [str(pairs[index][0]) for index in indices[:5]] if pairs else []
+    more = " ..." if files and len(indices) > len(files) else ""
+    return f"{indices}" + (f" ({', '.join(files)}{more})" if files else "")
 
 
 @functools.lru_cache(maxsize=1)
@@ -63,6 +72,10 @@ class Examples(Dataset):
             image, label = self.augment(torch.as_tensor(image), torch.as_tensor(label), generator)
         return image, label, index, self.pixel_weights and self.pixel_weights(torch.as_tensor(label))
 
+    def __getitems__(self, places: list) -> list | Exception:
+        """What torch's loader asks for: the items of one batch."""
+        return _told(lambda: [self[place] for place in places])
+
 
 def training_batches(
     train, batch_size: int, seed: int, steps: range, *, augment=None, pixel_weights=None, ignore_index=255, workers=0,
@@ -70,7 +83,7 @@ def training_batches(
 ) -> Iterator[Batch]:  # fmt: skip
     """The batches of `steps`, one each; `part` of each, where several processes share it."""
     places = (shuffled(len(train), batch_size, seed, step)[part] for step in steps)
-    return _load(Examples(train, augment, seed, pixel_weights), places, Collate(ignore_index), workers, pin)
+    return _load(Examples(train, augment, seed, pixel_weights), places, Collate(ignore_index, train), workers, pin)
 
 
 def scoring_batches(
@@ -78,25 +91,52 @@ def scoring_batches(
 ) -> Iterator[list[Batch]]:
     """Items `indices` in order, so many at a time, as batches of one size each: scores are those of whole images."""
     places = (list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size))
-    return _load(Examples(data), places, CollateBySize(ignore_index), workers, pin)
+    return _load(Examples(data), places, CollateBySize(ignore_index, data), workers, pin)
 
 
 def _load(examples: Examples, places, collate, workers: int, pin: bool) -> Iterator:
     """Batches in the order of `places`, made by `workers` processes beside this one, or by this one (0)."""
     if workers and torch.multiprocessing.get_start_method() != "fork":
-        _check_importable(examples.data)
-    return iter(DataLoader(
+        for part in (examples.data, examples.augment, examples.pixel_weights):
+            _check_importable(part)
+    return map(_raised, DataLoader(
         examples, batch_sampler=places, num_workers=workers, pin_memory=pin, collate_fn=collate,
         worker_init_fn=_apart, generator=torch.Generator(),
     ))  # fmt: skip
 
 
-def _check_importable(data) -> None:
-    """A process that is not forked imports what it works on, and a notebook cannot be imported."""
-    if type(data).__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+def _told(load):
+    """What `load()` gives. In a process that loads, an error in words is returned in its place, for `_raised`: torch
+    would hand on that process's traceback as the words."""
+    try:
+        return load()
+    except (ValueError, OSError) as error:
+        if get_worker_info() is None:
+            raise
+        told = (ValueError if isinstance(error, ValueError) else OSError)(str(error))  # of other kinds, not all travel
+        told.__notes__ = getattr(error, "__notes__", [])
+        return told
+
+
+def _raised(batch):
+    if isinstance(batch, Exception):
+        raise batch
+    return batch
+
+
+def _check_importable(part) -> None:
+    """A process that is not forked imports what it works on: a notebook cannot be imported, nor a function without a
+    name of its own."""
+    kind = part if inspect.isroutine(part) else type(part)
+    if kind.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
         raise ValueError(
-            f"{type(data).__name__} is defined in the notebook, where other processes cannot import it from: move it "
+            f"{kind.__name__} is defined in the notebook, where other processes cannot import it from: move it "
             "to a .py file, or leave workers=0"
+        )
+    if "<" in kind.__qualname__:
+        raise ValueError(
+            f"{kind.__qualname__} is defined inside a function, where other processes cannot import it from: move it "
+            "out of there and into a .py file, or leave workers=0"
         )
 
 
@@ -109,17 +149,20 @@ def _apart(_worker: int) -> None:
 class Collate:
     """Items made into one `Batch`, checked: whatever is wrong with the data is said here, not by a kernel."""
 
-    def __init__(self, ignore_index: int):
-        self.ignore_index = ignore_index
+    def __init__(self, ignore_index: int, data):
+        self.ignore_index, self.data = ignore_index, data
 
-    def __call__(self, items) -> Batch:
+    def __call__(self, items: list | Exception) -> Batch | Exception:
+        return items if isinstance(items, Exception) else _told(lambda: self.batch(items))
+
+    def batch(self, items: list) -> Batch:
         images, labels, indices, weights = zip(*items, strict=True)
         try:
             images, labels = _stacked("images", images), _stacked("labels", labels)
             weights = None if weights[0] is None else _stacked("weights", weights)
             _check_kinds(images, labels)
         except ValueError as error:
-            error.add_note(f"in the batch of the items {list(indices)}")
+            error.add_note(f"in the batch of the items {named(self.data, list(indices))}")
             raise
         labels = labels.long()
         return Batch(images, labels, list(indices), losses.label_range(labels, self.ignore_index), weights)
@@ -128,15 +171,18 @@ class Collate:
 class CollateBySize:
     """Items made into as many batches as there are sizes among them."""
 
-    def __init__(self, ignore_index: int):
-        self.collate = Collate(ignore_index)
+    def __init__(self, ignore_index: int, data):
+        self.collate = Collate(ignore_index, data)
 
-    def __call__(self, items) -> list[Batch]:
+    def __call__(self, items: list | Exception) -> list[Batch] | Exception:
+        return items if isinstance(items, Exception) else _told(lambda: self.batches(items))
+
+    def batches(self, items: list) -> list[Batch]:
         groups: dict[tuple, list] = {}
         for image, label, index, weights in items:
             image, label = torch.as_tensor(image), torch.as_tensor(label)
             groups.setdefault((image.shape, label.shape), []).append((image, label, index, weights))
-        return [self.collate(group) for group in groups.values()]
+        return [self.collate.batch(group) for group in groups.values()]
 
 
 def _check_kinds(images: Tensor, labels: Tensor) -> None:
