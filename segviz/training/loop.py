@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segviz import losses
 from segviz.live import Live
 from segviz.training import processes, saving
-from segviz.training.batches import Batch, mixed, training_batches
+from segviz.training.batches import Batch, mixed, named, training_batches
 from segviz.training.history import History
 from segviz.training.scoring import evaluate, predict
 from segviz.training.signals import SIGNALS, Signals
@@ -132,10 +132,11 @@ def fit(
             for step in todo:
                 start = time.perf_counter()
                 batch = next(batches)
-                with signals.held(), _unharmed(model, rule, batch_size, batch.indices):
+                items = named(train, batch.indices)
+                with signals.held(), _unharmed(model, rule, batch_size, items):
                     _seed(mixed(seed, step, here.rank), here.device)
                     rate = learning_rate(lr, step, steps)
-                    loss, stop = _step(network, rule, rate, batch, step, here, signals, **weighing)
+                    loss, stop = _step(network, rule, rate, batch, step, items, here, signals, **weighing)
                     history.loss.append(loss)
                     history.seconds += time.perf_counter() - start
                 if stop is not None:  # said by one process, heard by all
@@ -176,8 +177,9 @@ def _check(items: int, workers: int, **counts: int | None) -> None:
 
 
 def _step(
-    network, optimizer, rate, batch: Batch, step: int, here, signals, *, ignore_index: int, class_weights, auxiliary
-):
+    network, optimizer, rate, batch: Batch, step: int, items: str, here, signals, *, ignore_index: int, class_weights,
+    auxiliary,
+):  # fmt: skip
     """Forward, loss, backward, update: one batch. auxiliary: the weight of a second head; None: there is none. Returns
     the loss of the whole batch, over all processes, and the signal that asks all of them to stop after it (None: go
     on)."""
@@ -211,7 +213,7 @@ def _step(
         void = "the batch is void everywhere, or all its classes weigh 0: look at its labels, and at ignore_index"
         wild = f"lower lr (now {rate:.3g}), and look for images with NaN among them"
         raise FloatingPointError(
-            f"the loss is {loss} at step {step}, of the items {batch.indices}: {wild if weight else void}"
+            f"the loss is {loss} at step {step}, of the items {items}: {wild if weight else void}"
         )
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -220,7 +222,7 @@ def _step(
 
 
 @contextmanager
-def _unharmed(model: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int, items: list[int]):
+def _unharmed(model: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int, items: str):
     """A step that fails leaves the network as it was: the forward pass has moved running statistics by then."""
     before = [buffer.clone() for buffer in model.buffers()]
     try:
