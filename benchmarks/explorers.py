@@ -139,6 +139,14 @@ coarse = torch.stack([(scene.mask == torch.arange(10)[:, None, None]).float() fo
 coarse = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(coarse, 8), 64, mode="bilinear")
 CRFExplorer((5 * coarse).softmax(1), [scene.image for scene in scenes], [scene.mask for scene in scenes])
 """, ""),
+    "compare": ("""
+from segviz.models import FCN8s, UNet
+torch.manual_seed(0)
+scenes = [toytown.scene(number, 96) for number in range(24)]
+networks = {"FCN-8s": FCN8s(10, width=4, padding=1), "U-Net": UNet(10, width=8, norm=True)}         # not trained
+networks |= {f"U-Net, width {width}": UNet(10, width=width, norm=True) for width in (4, 6)}
+CompareExplorer(networks, [scene.image for scene in scenes], [scene.mask for scene in scenes])
+""", "Line"),
 }
 
 # In the page: one event at a time, each timed to the change that it causes.
