@@ -81,18 +81,22 @@ def _leave() -> None:
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """`device` if given, else CUDA, else MPS, else the CPU. Raises ValueError for CUDA where there is none."""
+    """`device` if given, else CUDA, else MPS, else the CPU. Raises ValueError for one that is not there."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(device)
+        found = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device is 'cpu', 'cuda' or 'mps', but got {device!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+        found = None
+    if found is None or found.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device is 'cpu', 'cuda' or 'mps', but got {str(device)!r}")
+    gpus = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[found.type]
+    if not gpus or (found.index or 0) >= gpus:
         raise ValueError(
-            "device='cuda' was asked for, but torch sees no CUDA GPU: leave device out, or run `segviz doctor`"
+            f"device={str(device)!r} was asked for, but torch sees {gpus or 'no'} {found.type.upper()} device"
+            f"{'s' * (gpus != 1)}: leave device out, or run `segviz doctor`"
         )
-    return device
+    return found
 
 
 def autocast(device: torch.device):
