@@ -36,6 +36,7 @@ from segviz.exercises import (
     lesson_10,
     lesson_11,
     lesson_12,
+    lesson_13,
 )
 from segviz.exercises.progress import Progress
 from segviz.layers import bilinear_kernel, linear_to_conv
@@ -749,6 +750,87 @@ def _attention_with_the_kernel_itself(features):
     return -torch.cdist(features, features).square() / 2, torch.eye(len(features))
 
 
+def _interval_by_times(counts, draws):
+    """How often each scene was drawn, times its counts."""
+    times = F.one_hot(draws, len(counts)).sum(1).double()
+    total = (times @ counts.flatten(1).double()).unflatten(1, counts.shape[1:])
+    hits = total.diagonal(dim1=1, dim2=2)
+    scores = (hits / (total.sum(1) + total.sum(2) - hits)).nanmean(1)
+    return scores.quantile(0.025), scores.quantile(0.975)
+
+
+def _interval_by_numpy(counts, draws):
+    scores = []
+    for draw in draws.tolist():
+        total = sum(counts[i].numpy() for i in draw)
+        union = total.sum(0) + total.sum(1) - np.diag(total)
+        scores.append(np.mean(np.diag(total)[union > 0] / union[union > 0]))
+    return np.percentile(scores, [2.5, 97.5])
+
+
+def _interval_of_means(counts, draws):
+    """The mean of counts instead of their sum: IoU is a ratio."""
+    return np.quantile([segviz.metrics.mean_iou(counts[draw].double().mean(0)) for draw in draws], (0.025, 0.975)).tolist()
+
+
+def _front_by_running_best(points):
+    best, kept = float("-inf"), []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[i][1] > best or (kept and points[i] == points[kept[-1]]):
+            best = points[i][1]
+            kept.append(i)
+    return kept
+
+
+def _front_by_removal(points):
+    left = set(range(len(points)))
+    for i, j in itertools.permutations(range(len(points)), 2):
+        if points[j][0] <= points[i][0] and points[j][1] >= points[i][1] and points[i] != points[j]:
+            left.discard(i)
+    return tuple(sorted(left, key=lambda i: points[i]))
+
+
+def _front_by_tensors(points):
+    cost, score = torch.tensor(points, dtype=torch.float64).T
+    no_worse = (cost <= cost[:, None]) & (score >= score[:, None])
+    better = (cost < cost[:, None]) | (score > score[:, None])
+    kept = (~(no_worse & better).any(1)).nonzero()[:, 0]
+    return kept[cost[kept].argsort(stable=True)]
+
+
+def _right_by_loop(first, second, truth):
+    found = [0, 0, 0, 0]
+    for a, b, t in zip(first.flatten().tolist(), second.flatten().tolist(), truth.flatten().tolist(), strict=True):
+        if t != 255 and a != b:
+            found[0] += 1
+            found[1 if a == t else 2 if b == t else 3] += 1
+    return found
+
+
+def _right_by_bincount(first, second, truth):
+    kind = torch.full_like(truth, 2)
+    kind[first == truth], kind[second == truth] = 0, 1
+    each = kind[(first != second) & (truth != 255)].bincount(minlength=3)
+    return torch.cat([each.sum()[None], each]).float()
+
+
+def _relabelled_by_table(mask, table):
+    lookup = torch.full((256,), 255)
+    lookup[list(table)] = torch.tensor(list(table.values()))
+    return lookup[mask]
+
+
+def _relabelled_by_pixels(mask, table):
+    return [[table.get(int(number), 255) for number in row] for row in mask]
+
+
+def _relabelled_by_where(mask, table):
+    labels = np.full(mask.shape, 255, np.uint8)
+    for number in table:
+        labels = np.where(mask.numpy() == number, table[number], labels)
+    return labels
+
+
 RIGHT = {
     lesson_00.labels_from_scores: [_labels_loop, lambda s: torch.max(s, dim=0).indices, lambda s: np.argmax(s.numpy(), 0).astype(np.uint8),
                                    lambda s: s.softmax(0).argmax(0), lambda s: s.permute(1, 2, 0).sort(-1).indices[..., -1]],
@@ -832,6 +914,13 @@ RIGHT = {
     lesson_12.aspp: [_aspp_by_layer, _aspp_by_matrices, _aspp_by_shifts],
     lesson_12.costs: [_costs_by_layers, _costs_by_counting, lambda i, o, k, p: np.array([o * k * k, k * k, o]) * i * p],
     lesson_12.as_separable: [_separable_by_eigenvectors, _separable_in_turns, _separable_by_numpy],
+    lesson_13.interval: [_interval_by_times, _interval_by_numpy, _interval_of_means],
+    lesson_13.front: [_front_by_running_best, _front_by_removal, _front_by_tensors],
+    lesson_13.who_is_right: [_right_by_loop, _right_by_bincount,
+                             lambda a, b, t: np.array([((a != b) & (t != 255)).sum(), *(((a != b) & (x == t) & (t < 255)).sum() for x in (a, b)),
+                                                       ((a != b) & (a != t) & (b != t) & (t != 255)).sum()])],
+    lesson_13.relabelled: [_relabelled_by_table, _relabelled_by_pixels, _relabelled_by_where,
+                           lambda m, t: m.numpy().astype(float) * 0 + np.vectorize(lambda n: t.get(n, 255))(m.numpy())],
 }
 
 
