@@ -1,13 +1,33 @@
-"""A run that was trained: find its file and its data, and score it."""
+"""A run that was trained: find its file and its data, score it, and show where it is wrong."""
 
+import json
+import math
+import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from segviz import checkpoint, training
-from segviz.runs.sets import SETTINGS, WORLDS, data_set
+import torch
+
+from segviz import checkpoint, data, metrics, training
+from segviz.data.survey import name_of
+from segviz.runs import pictures
+from segviz.runs.sets import SETTINGS, WORLDS, data_set, loaders
+from segviz.training import processes
 
 FILES = ("best.safetensors", "last.safetensors")  # of the folder of a run, the first that is there
 TOLERANCE = 0.005  # in mean IoU: other machines round in other places
+WORST = 6  # images that are shown
+
+
+class ImageScore(NamedTuple):
+    """Of one image: its number in the data set, its file, mean IoU of the classes that it or its prediction has, and
+    the share of its labelled pixels that are wrong."""
+
+    item: int
+    name: str
+    mean_iou: float
+    wrong: float
 
 
 @dataclass(frozen=True)
@@ -19,6 +39,7 @@ class Evaluation:
     data: dict
     images: int
     scores: training.Scores
+    worst: tuple[ImageScore, ...]  # the worst first
     recorded: float | None  # mean IoU
     same_data: bool  # whether that is of these data
 
@@ -32,32 +53,105 @@ class Evaluation:
     def __str__(self) -> str:
         told = [f"{name} {self.data[name]}" for name in ("split", "size", "seed") if name in self.data]
         lines = [f"{self.model} of {self.path}", f"{self.data['name']}, {', '.join(told)}, {self.images} images", "",
-                 str(self.scores), ""]
+                 str(self.scores), "", f"The worst of {self.images}:"]
+        lines += [f"  {each.name}   mean IoU {each.mean_iou:.3f}, {each.wrong:.1%} wrong" for each in self.worst]
         if self.recorded is None:
-            return "\n".join([*lines, "The file records no score."])
+            return "\n".join([*lines, "", "The file records no score."])
         verdict = {None: f"{self.recorded:.3f}, but for other data, or without saying for which",
                    True: f"{self.recorded:.3f} for these data: reproduced",
                    False: f"{self.recorded:.3f} for these data: NOT reproduced"}[self.reproduced]
-        return "\n".join([*lines, f"The file records mean IoU {verdict}."])
+        return "\n".join([*lines, "", f"The file records mean IoU {verdict}."])
+
+    def as_json(self) -> dict:
+        """All of it as JSON can say it; null where a score is not defined."""
+        scores = self.scores
+        each = {"iou": scores.class_iou, "dice": metrics.dice(scores.counts),
+                "boundary_iou": metrics.boundary_score(scores.boundary)}
+        rows = {name: {kind: _number(values[label].item()) for kind, values in each.items()}
+                | {"pixels": int(scores.counts[label].sum()), "predicted": int(scores.counts[:, label].sum())}
+                for label, name in enumerate(pictures.names_of(scores))}
+        return {
+            "file": str(self.path), "model": self.model, "data": self.data, "images": self.images,
+            "mean_iou": _number(scores.mean_iou), "pixel_accuracy": _number(scores.pixel_accuracy),
+            "frequency_weighted_iou": _number(metrics.frequency_weighted_iou(scores.counts)),
+            "boundary_iou": _number(scores.boundary_iou), "classes": rows,
+            "counts": scores.counts.tolist(), "worst": [each._asdict() for each in self.worst],
+            "recorded_mean_iou": self.recorded, "reproduced": self.reproduced,
+            "python": platform.python_version(), "torch": torch.__version__,
+        }  # fmt: skip
 
 
-def evaluate(run: Path, asked: dict, device: str | None = None) -> Evaluation:
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def evaluate(run: Path, asked: dict, device: str | None = None, out: Path | None = None) -> Evaluation:
     """Scores the network of a run (a folder) or of a file. asked: those of SETTINGS that the learner gave; the others
     are as the file records them, else Toytown's val split at 96 pixels. Of a folder of images all are scored, at their
-    own sizes. Raises ValueError and OSError in words."""
+    own sizes. out: a folder for scores.json, confusion.png and worst.png; None: nothing is written. Raises ValueError
+    and OSError in words."""
     path = file_of(run)
     found = checkpoint.read(path)  # once: a run may put a newer file there meanwhile
     network, config = checkpoint.load(found), found.config
     recorded = recorded_data(config)
-    data = {"name": "toytown", "split": "val", "size": 96} | recorded | asked
-    drawn = data["name"] in WORLDS
+    where = {"name": "toytown", "split": "val", "size": 96} | recorded | asked
+    drawn = where["name"] in WORLDS
     if not drawn:
-        data = {name: value for name, value in data.items() if name in asked or name in ("name", "split", "binary")}
-    items, classes = data_set(**data, channels=getattr(network, "in_channels", 3))
-    scores = training.evaluate(network, items, batch_size=32 if drawn else 4, device=device, classes=classes)
+        where = {name: value for name, value in where.items() if name in asked or name in ("name", "split", "binary")}
+    here = processes.place(device)
+    if out is not None and here.rank == 0:
+        _make(out)  # at once, rather than after all was scored
+    items, classes = data_set(**where, channels=getattr(network, "in_channels", 3))
+    if classes is None and where["name"] == recorded.get("name"):
+        classes = classes_of(config)
+    workers = loaders(where["name"], here.device.type == "cuda")
+    scores, images = _scored(network, items, classes, here, 32 if drawn else 4, workers)
+    worst = sorted((each for each in images if not math.isnan(each.mean_iou)), key=lambda each: each.mean_iou)[:WORST]
     score = config.get("score")
-    return Evaluation(path, config["model"], data, len(items), scores,
-                      score if isinstance(score, float) else None, data == recorded)
+    result = Evaluation(path, config["model"], where, len(items), scores, tuple(worst),
+                        score if isinstance(score, float) else None, where == recorded)
+    if out is not None and here.rank == 0:
+        _leave(result, network, items, out)
+    return result
+
+
+def _scored(network, items, classes, here, batch_size: int, workers: int):
+    """The scores of all, and of each image, put together where several processes share them."""
+    total, images = None, []
+    found = training.image_scores(network, items, batch_size=batch_size, device=here.device, classes=classes,
+                                  workers=workers)
+    for item, scores in found:
+        total = scores if total is None else total + scores
+        images.append(ImageScore(item, name_of(items, item), scores.mean_iou, 1 - scores.pixel_accuracy))
+    parts = here.gathered((total, images))
+    first, *others = [total for total, _ in parts if total is not None]
+    return sum(others, start=first), [image for _, some in parts for image in some]
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "scores.json").touch()
+    except OSError as error:
+        raise OSError(f"nothing can be written into {out}: {error.strerror or error}. Choose another --out") from error
+
+
+def _leave(result: Evaluation, network, items, out: Path) -> None:
+    (out / "scores.json").write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
+    pictures.save(pictures.confusion(result.scores), out / "confusion.png")
+    if result.worst:
+        names = pictures.names_of(result.scores)
+        pictures.save(pictures.worst(network, items, names, result.worst), out / "worst.png")
+
+
+def folder_of(run: Path, asked: dict) -> Path | None:
+    """Where an evaluation is left if nothing is said: in the run's folder, by its split, and by the data's name where
+    another was asked for than the run's own. None for a file by itself."""
+    if not run.is_dir():
+        return None
+    split = asked.get("split") or recorded_data(checkpoint.read(file_of(run)).config).get("split", "val")
+    name = Path(asked["name"]).resolve().name if "name" in asked else None
+    return run / "evaluation" / (f"{name}-{split}" if name else split)
 
 
 def file_of(run: Path) -> Path:
@@ -76,3 +170,12 @@ def recorded_data(config: dict) -> dict:
     notes = config.get("notes")
     found = config.get("data") or (notes.get("data") if isinstance(notes, dict) else None)
     return {name: found[name] for name in SETTINGS if name in found} if isinstance(found, dict) else {}
+
+
+def classes_of(config: dict) -> tuple[str, ...] | None:
+    """The names of the classes that a checkpoint was trained on, where it says them, or the world that it is of."""
+    notes = config.get("notes")
+    if isinstance(notes, dict) and isinstance(notes.get("classes"), list):
+        return tuple(map(str, notes["classes"]))
+    worlds = {"toytown": data.toytown, "cells": data.cells}
+    return worlds[name].CLASSES if (name := recorded_data(config).get("name")) in worlds else None

@@ -1,5 +1,8 @@
 """What `segviz predict` does: an image, or all of a folder, through a network; masks, overlays and probabilities."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,9 @@ from tqdm.auto import tqdm
 from segviz import checkpoint, draw, training
 from segviz.data import pictures
 from segviz.data.folder import IMAGES
-from segviz.runs.evaluation import file_of
-from segviz.runs.pictures import palette
+from segviz.runs.evaluation import classes_of, file_of
+from segviz.runs.pictures import legend, palette
+from segviz.runs.pictures import save as saved
 from segviz.training import tiles
 
 KINDS = ("overlay", "mask", "probabilities")
@@ -26,23 +30,37 @@ def predict(run: Path, image: Path, out: Path, *, save: tuple[str, ...] = ("over
     """Writes what the network of a run (or of a file) says of an image, or of each image of a folder, into `out`.
 
     save: any of KINDS. NAME_overlay.png: the labels over the image. NAME_mask.png: a PNG with a palette, whose numbers
-    are the labels. NAME_probabilities.npy: float16 (classes, H, W). tile, margin: see `training.predict`; images of
-    more than four million pixels go by tiles of 1024 where nothing is said, in the memory of one beside the image, its
-    labels and what is written. Returns the files. Raises ValueError in words.
+    are the labels. NAME_probabilities.npy: float16 (classes, H, W). Beside them, where the file knows its classes,
+    legend.png, and classes.txt, by which `data.Folder` reads the masks too. tile, margin: see `training.predict`;
+    images of more than four million pixels go by tiles of 1024 where nothing is said, in the memory of one beside the
+    image, its labels and what is written. Each file is whole or not there. Returns the files.
+
+    Raises ValueError in words; at the end for those images of a folder that could not be read or labelled, which are
+    passed over, and at once for all else that stands in the way, such as results that would lie among the images.
     """
     if wrong := [kind for kind in save if kind not in KINDS] or not save:
         raise ValueError(f"what can be saved is {', '.join(KINDS)}, but got {wrong or 'nothing'}")
-    found = checkpoint.read(file_of(run))
-    network = checkpoint.load(found).to(training.choose_device(device))
-    notes = found.config.get("notes")
-    classes = notes.get("classes") if isinstance(notes, dict) else None
     paths = _images(image)
+    if out.resolve() == paths[0].parent.resolve():
+        raise ValueError(f"{out} is where the images lie: results among them would be taken for images. Choose another "
+                         "--out")
+    found = checkpoint.read(file_of(run))
+    network, classes = checkpoint.load(found).to(training.choose_device(device)), classes_of(found.config)
     out.mkdir(parents=True, exist_ok=True)
-    written = []
+    written, refused = [], []
     for path in tqdm(paths, "images", disable=len(paths) == 1, delay=2):
-        written += _predicted(network, path, out, save, tile, margin)
-    say(f"{len(paths)} image{'s' * (len(paths) != 1)}: {', '.join(save)} in {out}"
-        + (f"; labels are {', '.join(f'{label} {name}' for label, name in enumerate(classes))}" if classes else ""))
+        try:
+            written += _predicted(network, path, out, save, tile, margin)
+        except ValueError as error:
+            if len(paths) == 1:
+                raise
+            refused.append(str(error) if path.name in str(error) else f"{path.name}: {error}")
+    if classes and written:
+        _leave_classes(out, classes)
+    done = len(paths) - len(refused)
+    say(f"{done} image{'s' * (done != 1)}: {', '.join(save)} in {out}")
+    if refused:
+        raise ValueError("\n  ".join([f"{len(refused)} of {len(paths)} images were left out:", *refused]))
     return written
 
 
@@ -66,24 +84,29 @@ def _predicted(network: nn.Module, path: Path, out: Path, save, tile: int | None
     height, width = image.shape[1:]
     if tile is None and height * width > WHOLE:
         tile = TILE
-    labels, target = torch.empty(height, width, dtype=torch.uint8), out / f"{path.stem}_probabilities.npy"
-    table = None
-    for rows, columns, logits in _logits(network, image, tile, margin):
-        labels[rows, columns] = logits.argmax(0).cpu().to(torch.uint8)
-        if "probabilities" in save:
-            if table is None:
-                shape = (len(logits), height, width)
-                table = np.lib.format.open_memmap(target, mode="w+", dtype=np.float16, shape=shape)
-            table[:, rows, columns] = logits.float().softmax(0).cpu().numpy()
-    files = [] if table is None else [target]
-    colours = palette(int(logits.shape[0]))
+    labels = torch.empty(height, width, dtype=torch.uint8)
+    files = {kind: out / f"{path.stem}_{kind}.{'npy' if kind == 'probabilities' else 'png'}" for kind in save}
+    with _whole(out / f"{path.stem}_probabilities.npy") as table:
+        for rows, columns, logits in _logits(network, image, tile, margin):
+            labels[rows, columns] = logits.argmax(0).cpu().to(torch.uint8)
+            if "probabilities" in save:
+                kept = _table(table, (len(logits), height, width))
+                kept[:, rows, columns] = logits.float().softmax(0).cpu().numpy()
+    colours = palette(len(logits))
     if "mask" in save:
         mask = Image.fromarray(labels.numpy())
         mask.putpalette(colours.tobytes())
-        files.append(_saved(mask, out / f"{path.stem}_mask.png"))
+        _save(mask, files["mask"])
     if "overlay" in save:
-        files.append(_saved(Image.fromarray(_overlay(image, labels, colours)), out / f"{path.stem}_overlay.png"))
-    return files
+        _save(_overlay(image, labels, colours), files["overlay"])
+    return list(files.values())
+
+
+def _table(path: Path, shape: tuple[int, int, int]) -> np.memmap:
+    """The numbers of a file that is begun where it is not there: never all of them in memory."""
+    if path.exists():
+        return np.lib.format.open_memmap(path, mode="r+")
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
 
 
 def _logits(network: nn.Module, image: Tensor, tile: int | None, margin: int | None):
@@ -102,16 +125,38 @@ def _logits(network: nn.Module, image: Tensor, tile: int | None, margin: int | N
         network.train(was_training)
 
 
-def _overlay(image: Tensor, labels: Tensor, colours: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """(H, W, 3) uint8, row by row, so that a large image needs no copy of itself in floats."""
-    result = np.empty((*labels.shape, 3), np.uint8)
+def _overlay(image: Tensor, labels: Tensor, colours: np.ndarray, alpha: float = 0.5) -> Image.Image:
+    """The labels over the image, some rows at a time, so that a large image has no other copy than Pillow's."""
+    result = Image.new("RGB", labels.shape[::-1])
     for row in range(0, len(labels), 256):
         part = slice(row, row + 256)
-        picture = draw.rgb(image[:, part])
-        result[part] = (alpha * colours[labels[part].numpy()] + (1 - alpha) * picture).astype(np.uint8)
+        mixed = alpha * colours[labels[part].numpy()] + (1 - alpha) * draw.rgb(image[:, part])
+        result.paste(Image.fromarray(mixed.astype(np.uint8)), (0, row))
     return result
 
 
-def _saved(picture: Image.Image, path: Path) -> Path:
-    picture.save(path)
-    return path
+def _save(picture: Image.Image, path: Path) -> None:
+    with _whole(path) as temporary:
+        picture.save(temporary, "PNG")
+
+
+def _leave_classes(out: Path, classes: tuple[str, ...]) -> None:
+    """What the labels and colours mean, in a picture and in the words of a data set's classes.txt."""
+    lines = [f"{name} #{bytes(colour).hex()}\n" for name, colour in zip(classes, palette(len(classes)), strict=True)]
+    (out / "classes.txt").write_text("".join(lines), encoding="utf-8")
+    saved(legend(classes), out / "legend.png")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place if all goes well, and is removed if not, on Ctrl-C too. Raises OSError
+    in words."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        if temporary.exists():
+            os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"{path} was not written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

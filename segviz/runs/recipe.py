@@ -1,7 +1,6 @@
 """How a network is trained where nothing is said: by the machine and the data, and written down with the run."""
 
 import math
-import os
 from dataclasses import asdict, dataclass
 
 import torch
@@ -9,7 +8,8 @@ from torch import nn
 
 from segviz import losses, models
 from segviz.data.survey import Survey
-from segviz.runs.sets import WORLDS
+from segviz.runs.pretrained import BEGINNINGS
+from segviz.runs.sets import loaders
 
 MODELS = {name.lower(): name for name in models.__all__}  # as the command line calls them
 FROM_SCRATCH = {  # what helps a network that begins without ImageNet's weights, and on images smaller than the papers'
@@ -20,6 +20,7 @@ FROM_SCRATCH = {  # what helps a network that begins without ImageNet's weights,
 }  # fmt: skip
 LEAST, LARGEST = 64, {"cuda": 512, "cpu": 256}  # height and width of what is trained on
 SHARE = 0.8  # of the GPU's free memory
+LARGEST_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,15 @@ class Recipe:
 
     model: str  # of segviz.models
     arguments: dict  # of the model, besides classes and channels
+    pretrained: bool  # whether it begins with ImageNet's weights
+    data: dict  # which: what `sets.data_set` takes besides the split
+    classes: list[str]
     steps: int
-    batch_size: int
+    batch_size: int  # of all processes together
     lr: float
     size: int  # of the crops
     class_weights: list[float] | None
+    rare: list[int]  # labels that half of the crops are laid around
     workers: int
     seed: int
 
@@ -41,11 +46,12 @@ class Recipe:
 
 def recipe(
     model: str,
-    data: str,
+    data: dict,
     found: Survey,
     device: torch.device,
     *,
     width: int | None = None,
+    pretrained: bool = False,
     size: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
@@ -54,36 +60,53 @@ def recipe(
     weights: str = "auto",
     workers: int | None = None,
     seed: int = 0,
-    channels: int = 3,
+    world: int = 1,
 ) -> Recipe:
-    """model: one of `MODELS`. data, found: what it is trained on. The rest: given, or None, and then chosen:
+    """model: one of `MODELS`. data, found: what it is trained on. world: how many processes share each batch. The rest:
+    given, or None, and then chosen:
 
-    width: the paper's 64 on a GPU, 16 elsewhere. size: of the crops, that of most images, at most 512 pixels on a GPU,
-    256 elsewhere, a multiple of 32. epochs: how often each image is seen; steps: batches; one of them, or 20,000 steps
-    on a GPU, 2,000 elsewhere. batch_size: 8; on a GPU what its memory holds, at most 32. lr: 1e-3; 2e-3 for a width
-    below 32. weights: "none"; "balanced", `losses.class_weights`; "root", the square roots of these, which are milder;
-    "auto", "root" where a class has less than a hundredth of the pixels. Raises ValueError in words.
+    width: the paper's 64 on a GPU and for ImageNet's weights, 16 elsewhere. size: of the crops, that of most images, at
+    most 512 pixels on a GPU, 256 elsewhere, a multiple of 32. epochs: how often each image is seen; steps: batches; one
+    of them, or 20,000 steps on a GPU, 2,000 elsewhere. batch_size: 8; on GPUs what their memory holds, at most 32;
+    rounded so that the processes share it evenly. lr: 1e-3; 2e-3 for a width below 32, 1e-4 where ImageNet's weights
+    are the beginning. weights: "none"; "balanced", `losses.class_weights`; "root", the square roots of these, which are
+    milder; "auto", "root" where a class has less than a hundredth of the pixels. But for "none", such classes are
+    sought too: half of the crops show one (`Augment.rare`). Raises ValueError in words.
     """
     if model.lower() not in MODELS:
         raise ValueError(f"a model is one of {', '.join(MODELS)}, but got {model!r}")
     if steps is not None and epochs is not None:
         raise ValueError("steps and epochs both say how long to train: give one of them")
-    name, gpu = MODELS[model.lower()], device.type == "cuda"
-    width = width or (64 if gpu else 16)
+    name, gpu, channels = MODELS[model.lower()], device.type == "cuda", data.get("channels", 3)
+    if pretrained:
+        _check_pretrained(name, channels, width)
+    width = width or (64 if gpu or pretrained else 16)
     size = size or _size(found, LARGEST["cuda" if gpu else "cpu"])
     arguments = FROM_SCRATCH.get(name, {}) | {"width": width} | ({"size": size} if name == "DeconvNet" else {})
+    if pretrained:
+        arguments |= BEGINNINGS[name]
     if batch_size is None:
         network = getattr(models, name)(len(found.classes), channels, **arguments)
-        batch_size = fitting(network, (channels, size, size), device) if gpu else 8
+        most = world * fitting(network, (channels, size, size), device) if gpu else 8
+        batch_size = max(1, min(LARGEST_BATCH if gpu else most, most, found.images) // world) * world
     batch_size = min(batch_size, found.images)
     if epochs is not None:
         steps = max(1, round(epochs * (found.images // batch_size)))
-    if workers is None:
-        workers = 0 if data in WORLDS else min(8, (os.cpu_count() or 1) - (not gpu))
     return Recipe(
-        name, arguments, steps or (20_000 if gpu else 2_000), batch_size, lr or (2e-3 if width < 32 else 1e-3), size,
-        _weights(found, weights), workers, seed,
+        name, arguments, pretrained, data, list(found.classes), steps or (20_000 if gpu else 2_000), batch_size,
+        lr or (1e-4 if pretrained else 2e-3 if width < 32 else 1e-3), size, _weights(found, weights),
+        [] if weights == "none" else [found.classes.index(rare) for rare in found.rare],
+        loaders(data["name"], gpu) if workers is None else workers, seed,
     )  # fmt: skip
+
+
+def _check_pretrained(name: str, channels: int, width: int | None) -> None:
+    if name not in BEGINNINGS:
+        raise ValueError(f"ImageNet's weights fit {', '.join(BEGINNINGS).lower()}, but not {name.lower()}: leave "
+                         "--pretrained out, or take one of these")
+    if channels != 3 or width not in (None, 64):
+        raise ValueError("ImageNet's weights are for three channels and width 64: leave --channels and --width out, or "
+                         "--pretrained")
 
 
 def _size(found: Survey, largest: int) -> int:
@@ -101,7 +124,7 @@ def _weights(found: Survey, wanted: str) -> list[float] | None:
     return [round(weight, 4) for weight in (balanced if wanted == "balanced" else balanced.sqrt()).tolist()]
 
 
-def fitting(network: nn.Module, shape: tuple[int, int, int], device: torch.device, most: int = 32) -> int:
+def fitting(network: nn.Module, shape: tuple[int, int, int], device: torch.device, most: int = LARGEST_BATCH) -> int:
     """The largest power of two up to `most` of images (C, H, W) that training holds in the GPU's memory: measured on
     batches of 2 and 4, the rest counted in proportion. `network` is left on the CPU."""
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,5 +1,6 @@
 """Data sets by name, as the command line knows them: worlds, public data sets, and folders."""
 
+import os
 from pathlib import Path
 
 from segviz.exercises.progress import home
@@ -7,6 +8,7 @@ from segviz.exercises.progress import home
 WORLDS = ("toytown", "cells")  # that are drawn, at any size
 PUBLIC = ("voc", "pets")  # that lie in a place of their own, and can be fetched
 SETTINGS = ("name", "split", "size", "length", "seed", "binary")  # which data; a file records them as config["data"]
+SPLITS = ("train", "val", "test")
 
 
 def data_set(
@@ -31,3 +33,17 @@ def data_set(
         raise ValueError(f"a data set is {', '.join((*WORLDS, *PUBLIC))}, or a folder, but got {name!r}")
     found = data.Folder(name, split, channels=channels, binary=binary)
     return found, found.classes
+
+
+def splits(name: str) -> list[str]:
+    """Which of SPLITS a data set has."""
+    if name in PUBLIC or name in WORLDS or not Path(name).is_dir():
+        return [split for split in SPLITS if name != "voc" or split != "test"]
+    return [split for split in SPLITS if (Path(name) / split).is_dir()]
+
+
+def loaders(name: str, gpu: bool) -> int:
+    """How many processes load images beside one that trains or scores: none for a world, which is drawn at once where
+    it is small; else one a core, at most 8, shared by the processes of one machine under `torchrun`."""
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return 0 if name in WORLDS else max(0, min(8, cores - (not gpu)))

@@ -1,122 +1,201 @@
 """What `segviz train` does: looks at the data, chooses what was not said, trains, and leaves pictures."""
 
 import datetime
+import itertools
 import json
-import os
 import platform
+import shlex
 from pathlib import Path
 
 import torch
 
-from segviz import models, training
-from segviz.data.survey import Survey, contact_sheet, survey
+from segviz import checkpoint, models, training
+from segviz.data.pictures import listed
+from segviz.data.survey import Survey
 from segviz.data.transforms import Augment
-from segviz.runs.pictures import palette, samples, save
+from segviz.runs import pretrained
+from segviz.runs.board import Board, summary_writer
+from segviz.runs.evaluation import file_of
+from segviz.runs.looking import looked, sheet
+from segviz.runs.pictures import samples, save
 from segviz.runs.recipe import MODELS, Recipe, recipe
-from segviz.runs.sets import WORLDS, data_set
+from segviz.runs.sets import WORLDS, data_set, splits
+from segviz.training import processes
 
-OPTIONS, HISTORY, LOOK = "options.json", "history.json", "data.txt"
+OPTIONS, LAST, HISTORY, LOOK, SHEET = "options.json", "last.safetensors", "history.json", "data.txt", "data.png"
+BEGINNING = {OPTIONS, LOOK, SHEET, "run.lock"}  # what a run leaves that was stopped before its first step
 
 
-def train(out: Path, model: str, data: str, *, resume: bool = False, device: str | None = None, channels: int = 3,
-          data_size: int | None = None, length: int | None = None, binary: bool = False, download: bool = False,
+def train(out: Path | None = None, model: str | None = None, data: str | None = None, *, resume: bool = False,
+          device: str | None = None, image_size: int | None = None, length: int | None = None,
+          binary: bool | None = None, channels: int | None = None, download: bool = False, tensorboard: bool = False,
           compile: bool = False, say=print, **asked) -> training.History:  # fmt: skip
     """Trains a model of the course on a data set and keeps all of it in the folder `out`.
 
-    data: as `sets.data_set` has it; data_size, length: of a world's images. asked: what `recipe` takes. resume: take up
-    the run that lies in `out`; then what was chosen before stays. The "train" split is trained on, "val", where there
-    is one, is scored on the way. say: is given each line that a person may want to read. Raises ValueError in words.
+    out: a new folder; None: runs/MODEL-DATA, or the first of runs/MODEL-DATA-2, -3 ... that is free. model: None: unet.
+    data: as `sets.data_set` has it; None: toytown; image_size, length: of a world; binary, channels: of a folder.
+    asked: what `recipe` takes; None: nothing is said. resume: take up the run that lies in `out`, as it was begun; what
+    is said must be the same. The "train" split is trained on, "val", where there is one, is scored on the way.
+    tensorboard: leave logs for it too. say: is given each line that a person may want to read. Under `torchrun` the
+    first process alone says and writes. Raises ValueError, OSError and ImportError in words.
     """
-    place, first = training.choose_device(device), int(os.environ.get("RANK", 0)) == 0
+    here = processes.place(device)
+    first = here.rank == 0
     say = say if first else lambda *_: None
-    given = {"size": data_size, "length": length, "binary": binary, "channels": channels, "download": download}
-    items, classes = data_set(data, "train", **given)
-    val = _val(data, given, say)
-    found, look = _looked(items, val, classes)
-    say(look)
-    chosen = _chosen(out, resume, model, data, found, place, channels, asked)
-    network = _network(chosen, len(found.classes), channels)
-    say(_in_words(chosen, network, place))
-    if first:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_options(out, chosen, data, found, place)
-        (out / LOOK).write_text(look + "\n", encoding="utf-8")
-        save(contact_sheet(items, found, palette(len(found.classes))), out / "data.png")
-    kept = {"name": data, "split": "val"} | ({"binary": True} if binary else {})
-    if data in WORLDS:
-        kept |= {"size": data_size or 96, "seed": 0} | ({} if length is None else {"length": len(val)})
+    if download and here.world > 1:
+        raise ValueError(f"fetch {data} by one process before several train on it: segviz look {data} --download")
+    which = {"name": data, "size": image_size, "length": length, "binary": binary, "channels": channels}
+    which, asked = _given(which), _given({"model": model} | asked)
+    writer = summary_writer() if tensorboard else None
+    out, plan = _agreed(here, lambda: _place(out, resume, which, asked))
+    if plan is None:
+        which, asked = {"name": "toytown"} | which, {"model": "unet"} | asked
+        items, val, classes = _sets(which, download)
+        (found, *_), look = looked({"train": items} | ({"val": val} if val else {}), classes)
+        say(look)
+        plan = _agreed(here, lambda: recipe(data=which, found=found, device=here.device, world=here.world, **asked))
+        _agreed(here, lambda: _begin(out, plan, asked, here, look, items, found))
+    else:
+        items, val, _ = _sets(plan.data, download)
+    network = _network(plan, new=not (resume and (out / LAST).exists()))
+    say(_in_words(plan, network, here))
+    if not val:
+        say(f"! {plan.data['name']} has no val/: nothing is scored on the way, and the last network is kept, not the "
+            "best")
+    say(f"{'Goes on' if resume else 'A new run'} in {out}")
+    board = Board(writer, out, plan, network, val or items) if first and writer else None
     history = training.fit(
-        network, items, val, steps=chosen.steps, batch_size=chosen.batch_size, lr=chosen.lr, seed=chosen.seed,
-        class_weights=chosen.class_weights and torch.tensor(chosen.class_weights), workers=chosen.workers,
-        augment=Augment(crop=chosen.size, scale=(0.75, 1.33), brightness=0.1, contrast=0.1), device=place,
-        val_every=max(1, chosen.steps // 10) if val is not None else None, compile=compile, title=f"{model} on {data}",
-        folder=out, resume=resume, notes={"data": kept, "classes": list(found.classes)},
+        network, items, val, steps=plan.steps, batch_size=plan.batch_size, lr=plan.lr, seed=plan.seed,
+        class_weights=plan.class_weights and torch.tensor(plan.class_weights), workers=plan.workers,
+        augment=Augment(crop=plan.size, scale=(0.75, 1.33), brightness=0.1, contrast=0.1, rare=tuple(plan.rare)),
+        val_every=max(1, plan.steps // 10) if val else None, device=here.device, compile=compile, folder=out,
+        title=f"{plan.model} on {plan.data['name']}", resume=resume, log=board and board.write,
+        notes={"data": _scored_on(plan.data, val), "classes": plan.classes},
     )  # fmt: skip
     if first:
-        (out / HISTORY).write_text(json.dumps(history.as_json()) + "\n", encoding="utf-8")
-        save(history.plot(), out / "curves.png")
-        save(samples(network, val or items, found.classes), out / "samples.png")
+        if board:
+            board.write(history)
+        _leave(out, history, val or items, plan.classes, here.device)
         say(f"{history}\n{out} holds the network, its scores and pictures")
+    if history.interrupted:
+        say(f"To go on: segviz train --out {shlex.quote(str(out))} --resume")
     return history
 
 
-def _val(data: str, given: dict, say):
-    """The split that is scored on the way; None, and a word, where a folder has none."""
-    if Path(data).is_dir() and not (Path(data) / "val").is_dir():
-        say(f"! {data} has no val/: nothing is scored on the way, and the last network is kept, not the best")
-        return None
-    if given["length"] is not None:
-        given = given | {"length": max(1, given["length"] // 5)}
-    return data_set(data, "val", **given)[0]
+def _given(options: dict) -> dict:
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def _looked(items, val, classes) -> tuple[Survey, str]:
-    """What the training data hold, and that of both splits in words."""
-    seen: dict[bytes, str] = {}
-    found = survey(items, classes, seen)
-    parts = [f"train: {found}"]
-    if val is not None:
-        parts.append(f"val: {survey(val, found.classes, seen)}")
-    return found, "\n".join(parts)
+def _agreed(here: processes.Place, decide):
+    """What the first process decides, or the ValueError or OSError that it meets, in all of them."""
+    found = None
+    if here.rank == 0:
+        try:
+            found = decide()
+        except (ValueError, OSError) as error:
+            found = error
+    found = here.gathered(found)[0]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
-def _chosen(out: Path, resume: bool, model: str, data: str, found: Survey, place, channels: int, asked: dict) -> Recipe:
-    if not (resume and (out / OPTIONS).exists()):
-        return recipe(model, data, found, place, channels=channels, **asked)
-    kept = Recipe(**json.loads((out / OPTIONS).read_text(encoding="utf-8"))["recipe"])
-    named = {"model": MODELS.get(model.lower(), model)} | asked
-    other = [
-        f"{name}: {getattr(kept, name)} there, {value} here"
-        for name, value in named.items()
-        if hasattr(kept, name) and value not in (None, getattr(kept, name))
-    ]
+def _place(out: Path | None, resume: bool, which: dict, asked: dict) -> tuple[Path, Recipe | None]:
+    """The folder of the run, and its recipe where it is taken up. ValueError where that cannot be."""
+    if out is None:
+        if resume:
+            raise ValueError("which run is to be taken up? Name its folder: --out")
+        name = f"{asked.get('model', 'unet')}-{Path(which.get('name', 'toytown')).resolve().name}".lower()
+        tries = (Path("runs", f"{name}-{number}" if number > 1 else name) for number in itertools.count(1))
+        return next(place for place in tries if not place.exists()), None
+    if resume and (out / OPTIONS).exists():
+        return out, _kept(out, which, asked)
+    there = sorted(path.name for path in out.iterdir() if path.name[0] != ".") if out.is_dir() else []
+    if LAST in there:
+        how = "was begun by a program: take it up there" if resume else "already holds a run: --resume takes it up"
+        raise ValueError(f"{out} {how}, another --out begins a new one")
+    if other := [name for name in there if name not in BEGINNING]:
+        raise ValueError(f"{out} holds other things ({listed(other)}): a run has a folder of its own, choose a new one")
+    return out, None
+
+
+def _kept(out: Path, which: dict, asked: dict) -> Recipe:
+    """The recipe of a run that is taken up. ValueError where now something else is asked for."""
+    try:
+        options = json.loads((out / OPTIONS).read_text(encoding="utf-8"))
+        kept = Recipe(**options["recipe"])
+        there = kept.as_dict() | kept.arguments | options["asked"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{out / OPTIONS} does not say how the run was begun ({error}): begin a new one") from error
+    asked = asked | ({"model": MODELS.get(asked["model"].lower(), asked["model"])} if "model" in asked else {})
+    there |= {"model": kept.model}
+    other = [f"{name}: {kept.data.get(name)} there, {value} here"
+             for name, value in which.items() if kept.data.get(name) != value]  # fmt: skip
+    other += [f"{name}: {there.get(name)} there, {value} here"
+              for name, value in asked.items() if there.get(name) != value]  # fmt: skip
     if other:
-        raise ValueError(f"{out} was trained with other settings ({'; '.join(other)}): give the same, or another --out")
+        raise ValueError(f"{out} was trained with other settings ({'; '.join(other)}): give the same or none, or "
+                         "another --out")
     return kept
 
 
-def _network(chosen: Recipe, classes: int, channels: int) -> torch.nn.Module:
-    torch.manual_seed(chosen.seed)
-    return getattr(models, chosen.model)(classes, channels, **chosen.arguments)
+def _sets(which: dict, download: bool):
+    """The data to train on, those that are scored on the way (None where there are none), and the classes' names."""
+    items, classes = data_set(split="train", **which, download=download)
+    if "val" not in splits(which["name"]):
+        return items, None, classes
+    fewer = {"length": max(1, which["length"] // 5)} if "length" in which else {}
+    return items, data_set(split="val", **which | fewer, download=download)[0], classes
 
 
-def _in_words(chosen: Recipe, network: torch.nn.Module, place: torch.device) -> str:
-    arguments = ", ".join(f"{name}={value}" for name, value in chosen.arguments.items())
-    count = sum(weight.numel() for weight in network.parameters())
-    weights = "none" if chosen.class_weights is None else ", ".join(f"{weight:.2f}" for weight in chosen.class_weights)
-    precision = "bfloat16" if place.type == "cuda" else "float32"
-    return "\n".join([
-        f"{chosen.model}({arguments}): {count:,} parameters, on {place.type}, {precision}",
-        f"{chosen.steps} steps of {chosen.batch_size} crops of {chosen.size} x {chosen.size}, lr {chosen.lr:g}, class "
-        f"weights: {weights}, {chosen.workers} loading processes",
-    ])
+def _scored_on(which: dict, val) -> dict:
+    """What a checkpoint says of the data that it was scored on."""
+    kept = {name: which[name] for name in ("name", "binary") if name in which} | {"split": "val"}
+    if which["name"] in WORLDS:
+        kept |= {"size": which.get("size", 96), "seed": 0} | ({"length": len(val)} if "length" in which else {})
+    return kept
 
 
-def _write_options(out: Path, chosen: Recipe, data: str, found: Survey, place: torch.device) -> None:
-    device = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+def _begin(out: Path, plan: Recipe, asked: dict, here, look: str, items, found: Survey) -> None:
+    """What is written before training. Raises ValueError where another run is at work in the folder."""
+    device = torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else here.device.type
     options = {
-        "data": data, "classes": list(found.classes), "recipe": chosen.as_dict(), "device": device,
+        "recipe": plan.as_dict(), "asked": asked, "device": device, "processes": here.world,
         "python": platform.python_version(), "torch": torch.__version__,
         "begun": datetime.datetime.now().isoformat(timespec="seconds"),
     }  # fmt: skip
-    (out / OPTIONS).write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+    with checkpoint.claim(out):
+        (out / OPTIONS).write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+        (out / LOOK).write_text(look + "\n", encoding="utf-8")
+        sheet(items, found, out / SHEET)
+
+
+def _network(plan: Recipe, new: bool) -> torch.nn.Module:
+    torch.manual_seed(plan.seed)
+    network = getattr(models, plan.model)(len(plan.classes), plan.data.get("channels", 3), **plan.arguments)
+    if plan.pretrained and new:
+        pretrained.begin(network)
+    return network
+
+
+def _in_words(plan: Recipe, network: torch.nn.Module, here: processes.Place) -> str:
+    arguments = ", ".join(f"{name}={value}" for name, value in plan.arguments.items())
+    count = sum(weight.numel() for weight in network.parameters())
+    weights = "none" if plan.class_weights is None else ", ".join(f"{weight:.2f}" for weight in plan.class_weights)
+    precision = "bfloat16" if here.device.type == "cuda" else "float32"
+    shared = f" in {here.world} processes" if here.world > 1 else ""
+    return "\n".join([
+        f"{plan.model}({arguments}): {count:,} parameters, on {here.device.type}{shared}, {precision}",
+        *(["begins with ImageNet's weights"] if plan.pretrained else []),
+        f"{plan.steps} steps of {plan.batch_size} crops of {plan.size} x {plan.size}, lr {plan.lr:g}, class weights: "
+        f"{weights}, {plan.workers} loading processes",
+        *([f"half of the crops are laid around the rare labels {listed(plan.rare)}"] if plan.rare else []),
+    ])
+
+
+def _leave(out: Path, history: training.History, data, classes: list[str], device: torch.device) -> None:
+    """History and pictures; of the network that `evaluate` and `predict` take."""
+    (out / HISTORY).write_text(json.dumps(history.as_json()) + "\n", encoding="utf-8")
+    if history.loss:
+        save(history.plot(), out / "curves.png")
+    save(samples(checkpoint.load(file_of(out)).to(device), data, classes), out / "samples.png")
