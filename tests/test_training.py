@@ -771,9 +771,12 @@ def test_two_processes_stop_at_one_step(tmp_path):
 
 def test_each_process_has_its_part():
     places = [processes.Place(rank, 3, torch.device("cpu")) for rank in range(3)]
-    assert [i for place in places for i in range(12)[place.part(12)]] == list(range(12))
-    with pytest.raises(ValueError, match="a batch of 10 cannot be shared evenly by 3"):
-        places[0].part(10)
+    for size in (12, 10, 3):
+        parts = [range(size)[place.part(size)] for place in places]
+        assert [i for part in parts for i in part] == list(range(size))
+        assert {*map(len, parts)} <= {size // 3, size // 3 + 1}
+    with pytest.raises(ValueError, match="a batch of 2 cannot be shared by 3"):
+        places[0].part(2)
 
 
 @pytest.mark.slow

@@ -76,7 +76,9 @@ def fit(
     Ctrl-C (the stop button) ends training or scoring early, after a whole step: the model keeps what it learned and
     the history says so. A second one does not wait, and is raised. SIGTERM ends the program with status 143.
     Under `torchrun` each process takes its part of each batch (`batch_size` is that of all together), and the result is
-    that of one process, but for dropout and, on the CPU, batch norm; on CUDA batch norms become SyncBatchNorm.
+    that of one process, but for dropout and, on the CPU, batch norm; on CUDA batch norms become SyncBatchNorm. The
+    first process alone reads and writes `folder`. Where one process ends, the others stop too, raising
+    `processes.Gone`, and the run is kept as after the last whole step.
 
     Raises ValueError for data that cannot be trained on, for settings that do not fit the run in `folder`, and where
     another run is at work there; FloatingPointError at a loss that is not finite, naming the step and the items: model
@@ -96,10 +98,11 @@ def fit(
     if class_weights is not None:
         class_weights = torch.as_tensor(class_weights, dtype=torch.float32, device=here.device)
     generators = torch.random.fork_rng([here.device] if cuda else [])  # afterwards they are as they were
+    _check_alike(here, settings | {"items to score": 0 if val is None else len(val), "val_every": val_every})
     with Signals(patient=here.world > 1) as signals, saving.claimed(folder, writes=first), generators:
         model.to(here.device, memory_format=torch.channels_last if cuda else torch.preserve_format).train()
         rule = _optimizer(model, optimizer, lr, weight_decay, momentum, here.device)
-        run = saving.Run(folder, model, rule, settings, notes, writes=first)
+        run = saving.Run(folder, model, rule, settings, notes, here)
         history = run.begin(resume)
         done, network = len(history.loss), here.together(model)
         network = torch.compile(network) if compile else network
@@ -118,7 +121,14 @@ def fit(
             if val is None or not due or step in dict(history.val):
                 return False
             here.share_buffers(model)
-            scores = evaluate(model, val, batch_size=batch_size, device=here.device, show=show, **loading)
+            stop = (lambda: signals.waiting) if here.world > 1 else None  # one alone is stopped at once
+            how = {"batch_size": batch_size, "device": here.device, "show": show, "stop": stop} | loading
+            try:
+                scores = evaluate(model, val, **how)
+            except KeyboardInterrupt:
+                if not signals.hurried:
+                    signals.obey(max(here.gathered(signals.waiting or 0)))
+                raise
             with signals.held():
                 best = scores.mean_iou > history.best()
                 history.val.append((step, scores))
@@ -133,7 +143,7 @@ def fit(
                 start = time.perf_counter()
                 batch = next(batches)
                 items = named(train, batch.indices)
-                with signals.held(), _unharmed(model, rule, batch_size, items):
+                with signals.held(), _unharmed(model, rule, batch_size, items), here.asking():
                     _seed(mixed(seed, step, here.rank), here.device)
                     rate = learning_rate(lr, step, steps)
                     loss, stop = _step(network, rule, rate, batch, step, items, here, signals, **weighing)
@@ -157,6 +167,8 @@ def fit(
                 run.save(history)
             if isinstance(stop, SystemExit):
                 raise
+        except processes.Gone as gone:
+            raise processes.Gone(f"{gone}. {run.left(history, gone.ranks)}", gone.ranks) from None
         finally:
             model.eval()
             live.close(history)
@@ -174,6 +186,18 @@ def _check(items: int, workers: int, **counts: int | None) -> None:
     if min(count for count in counts.values() if count is not None) < 1 or workers < 0:
         given = ", ".join(f"{name}={value}" for name, value in [*counts.items(), ("workers", workers)])
         raise ValueError(f"{', '.join(counts)} are at least 1, workers at least 0, but got {given}")
+
+
+def _check_alike(here, settings: dict) -> None:
+    """ValueError where processes that are to train one network were given other settings, or see other data."""
+    first, *others = here.gathered(settings)
+    for rank, own in enumerate(others, 1):
+        differ = [f"{name}: {first[name]} there, {value} here" for name, value in own.items() if value != first[name]]
+        if differ:
+            raise ValueError(
+                f"rank {rank} trains with other settings than rank 0 ({'; '.join(differ)}): start all with the same "
+                "command, and give all the same data"
+            )
 
 
 def _step(

@@ -15,6 +15,7 @@ from torch import nn
 
 from segviz import checkpoint
 from segviz.training.history import History
+from segviz.training.processes import Place
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 
@@ -47,14 +48,14 @@ def _in_words(function) -> str | None:
 class Run:
     """What is trained, and the folder where it is kept (None: nowhere).
 
-    settings: what `told` gives; notes: what else the files say; both as JSON can.
-    writes: whether this process is the one of all that writes. Raises ValueError for what JSON cannot say: at once, not
-    at the first save."""
+    settings: what `told` gives; notes: what else the files say; both as JSON can. here: which of several processes this
+    is; the first alone reads and writes, so that no other needs to see the folder. Raises ValueError for what JSON
+    cannot say: at once, not at the first save."""
 
-    def __init__(self, folder, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, notes, writes: bool):
+    def __init__(self, folder, model: nn.Module, optimizer: torch.optim.Optimizer, settings: dict, notes, here: Place):
         self.folder = None if folder is None else Path(folder)
         self.model, self.optimizer, self.settings, self.notes = model, optimizer, settings, notes or {}
-        self.writes = writes and folder is not None
+        self.here, self.writes = here, here.rank == 0 and folder is not None
         if self.writes:
             try:
                 json.dumps([settings, self.notes])
@@ -66,14 +67,9 @@ class Run:
 
         Raises ValueError in words for a run that is in the way (not resume), that has other settings, or is of another
         network; network and optimizer are then as they were."""
-        path = self.folder and self.folder / LAST
-        if not path or not path.exists():
+        path, found = self.folder and self.folder / LAST, self._found(resume)
+        if found is None:
             return History()
-        if not resume:
-            raise ValueError(
-                f"{self.folder} already holds a run: fit(..., resume=True) takes it up, another folder begins a new one"
-            )
-        found = checkpoint.read(path)
         self._check_settings(path, found.config.get("training"))
         state = self._optimizer_state(path, found.part("optimizer"))
         try:
@@ -86,6 +82,42 @@ class Run:
                 if value.dim():  # fused kernels go by the strides of the weights, which may be channels_last
                     kept[key] = torch.empty_like(parameter).copy_(value)
         return History.from_json(found.config["history"])
+
+    def _found(self, resume: bool) -> checkpoint.Checkpoint | None:
+        """What the first process finds in the folder, and what is wrong with it, in all of them."""
+        found = wrong = None
+        try:
+            if self.writes and (self.folder / LAST).exists():
+                if not resume:
+                    raise ValueError(
+                        f"{self.folder} already holds a run: fit(..., resume=True) takes it up, another folder begins "
+                        "a new one"
+                    )
+                found = checkpoint.read(self.folder / LAST)
+        except (ValueError, OSError) as error:
+            wrong = error
+        config, wrong = self.here.from_first((found and found.config, wrong))
+        if wrong:
+            raise wrong
+        if config is None:
+            return None
+        return checkpoint.Checkpoint(self.here.tensors_from_first(found.tensors if found else {}), config)
+
+    def left(self, history: History, gone: list[int]) -> str:
+        """In words, where the run is kept when the processes `gone` have left it; saved, where this one writes."""
+        if self.folder is None:
+            return "Nothing of the run is kept: fit(..., folder=...) keeps it"
+        again = "Start all processes again with resume=True (segviz train --resume): it goes on from there"
+        if self.writes:
+            self.save(history)
+            return f"The run is kept in {self.folder}, as after step {len(history.loss)}. {again}"
+        if 0 not in gone:
+            return f"Rank 0 keeps the run in {self.folder}. {again}"
+        try:
+            step = checkpoint.read(self.folder / LAST).config["step"]
+        except (ValueError, OSError):
+            return f"What rank 0 has kept of the run lies in {self.folder} on its machine. {again}"
+        return f"Rank 0 has kept the run in {self.folder}, as after step {step}. {again}"
 
     def save(self, history: History) -> None:
         """Writes last.safetensors, whole or not at all. Raises FloatingPointError rather than keep NaN or Inf."""

@@ -74,20 +74,27 @@ def evaluate(
     classes: tuple[str, ...] | None = None,
     workers: int = 0,
     show: bool | None = None,
+    stop=None,
 ) -> Scores:
     """Scores over a whole data set, from one confusion matrix; the mode of `model` is kept.
 
     data: as in `fit`, but images may differ in size: those of one size are run together, at most `batch_size`, and no
     more than a million pixels but for a single image. classes: names for the classes, one each. workers: processes that
     load the data. show: a bar where it takes longer than 2 s; default: yes. Under `torchrun` each process scores its
-    share; all of them return the scores of the whole. Raises ValueError for data that cannot be scored, and for names
-    that are not one a class.
+    share; all of them return the scores of the whole. stop: `stop()` is asked after each batch; where it says yes in
+    one process, all end by KeyboardInterrupt. Raises ValueError for data that cannot be scored, and for names that are
+    not one a class; `processes.Gone` where another process has ended.
     """
     here, scores = processes.place(device), None
     for logits, batch in _answers(model, data, here, batch_size, ignore_index, workers, show):
         part = _score(logits, batch, ignore_index, classes)
         scores = part if scores is None else scores + part
-    first, *others = [part for part in here.gathered(scores) if part is not None]
+        if stop is not None and stop():
+            break
+    parts, asked = zip(*here.gathered((scores, stop is not None and bool(stop()))), strict=True)
+    if any(asked):
+        raise KeyboardInterrupt
+    first, *others = [part for part in parts if part is not None]
     return sum(others, start=first)
 
 

@@ -13,7 +13,8 @@ class Signals:
 
     patient: nothing is raised before `obey` is called: processes that work together must stop at the same step.
     Outside the main thread, where Python lets nobody listen, and for a signal that the program ignores, nothing is
-    changed. At the end the handlers of before are back, and a signal that still waits is obeyed.
+    changed. At the end the handlers of before are back, and a signal that still waits is obeyed; but not where the
+    processes have lost each other: torchrun sends SIGTERM to those who are left, and they have something to say.
     """
 
     def __init__(self, patient: bool = False):
@@ -28,10 +29,11 @@ class Signals:
                     self._before[number] = signal.signal(number, self._arrived)
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, kind, *_error):
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self.obey()
+        if kind is None or not issubclass(kind, ConnectionError):
+            self.obey()
 
     @contextmanager
     def held(self):
