@@ -153,6 +153,23 @@ def legend(ax, classes, palette: np.ndarray = PALETTE, void: bool = True):
     return ax.legend(handles=entries, loc="center left", frameon=False, fontsize=9, borderaxespad=0)
 
 
+def key(figure, classes, palette: np.ndarray = PALETTE, void: bool = True):
+    """A legend below all panels of a figure of `panels`' layout, in as many columns as there is room for; the figure
+    grows by it."""
+    from matplotlib.patches import Patch
+
+    colours = [*palette[: len(classes)], *([VOID_COLOUR] if void else [])]
+    names = [*(f"{label}  {name}" for label, name in enumerate(classes)), *([f"{VOID}  void"] if void else [])]
+    handles = [
+        Patch(facecolor=colour / 255, edgecolor="#555555", linewidth=0.5, label=name)
+        for colour, name in zip(colours, names, strict=True)
+    ]
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(names), int(width / (0.6 + 0.08 * max(map(len, names))))))
+    figure.set_size_inches(width, height + 0.2 * -(-len(names) // columns) + 0.1)
+    return figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
+
+
 def confusion(ax, counts, classes, title: str | None = None):
     """A confusion matrix (C, C), rows: target, each row as shares of its class; shares from 0.005 up are written in."""
     table = array(counts).astype(float)

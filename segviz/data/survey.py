@@ -80,6 +80,8 @@ def survey(data, classes: tuple[str, ...] | None = None, seen: dict[bytes, str] 
             notices.add("an image of one colour", name)
     if classes is None:
         classes = tuple(f"class {label}" for label in range(int(pixels[:VOID].nonzero()[0].max(initial=0)) + 1))
+        if not pixels[0]:
+            notices.add("no pixel has the label 0: do the labels begin at 1? The first class is 0")
         if len(classes) > MANY:
             notices.add(f"labels up to {len(classes) - 1}, without names: were masks resized with interpolation, or "
                         "saved as JPEG? If not, name the classes")
@@ -116,10 +118,10 @@ def name_of(data, item: int) -> str:
 def contact_sheet(data, found: Survey, palette=draw.PALETTE, count: int = 12):
     """A figure: images of the data set, evenly spread over it, each beside its mask, and a legend."""
     items = torch.linspace(0, len(data) - 1, min(count, len(data))).round().long().unique().tolist()
-    figure, axes = draw.panels(6, rows=-(-len(items) * 2 // 6) + 1, size=2.0)
+    figure, axes = draw.panels(6, rows=-(-len(items) * 2 // 6), size=2.0)
     for at, item in enumerate(items):
         image, mask = data[item]
         draw.image(axes[2 * at], image, f"{item}")
         draw.labels(axes[2 * at + 1], mask, palette=palette)
-    draw.legend(axes[-6], found.classes, palette)
+    draw.key(figure, found.classes, palette)
     return figure

@@ -75,7 +75,7 @@ def confusion(scores: training.Scores):
     figure = pyplot.figure(figsize=(side + 2.6, side + 1.8), layout="constrained")
     ax = figure.add_subplot()
     draw.confusion(ax, counts, names)
-    ax.set_title("what becomes of the pixels of each class", fontsize=10, loc="left", pad=10)
+    ax.set_xlabel("predicted, as a share of the row", fontsize=9)
     ax.text(len(names) - 0.3, -0.6, "IoU", fontsize=8, va="bottom")
     for row, (pixels, iou) in enumerate(zip(counts.sum(1).tolist(), scores.class_iou.tolist(), strict=True)):
         ax.text(len(names) - 0.3, row, "none" if np.isnan(iou) else f"{iou:.3f}", fontsize=8, va="center")
@@ -91,8 +91,8 @@ def legend(classes):
     """A figure with the colours of classes, and nothing else."""
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(2 * SIDE, 0.3), layout="constrained")
-    _key(figure, classes, palette(len(classes)), void=False)
+    figure = pyplot.figure(figsize=(2 * SIDE, 0.1), layout="constrained")
+    draw.key(figure, classes, palette(len(classes)), void=False)
     return figure
 
 
@@ -126,20 +126,8 @@ def _grid(rows: list[list[tuple[str, np.ndarray]]], classes, colours: np.ndarray
     for ax, (title, picture) in zip(axes.flat, (panel for row in rows for panel in row), strict=True):
         draw.image(ax, _shrunk(picture))
         ax.set_title(title, fontsize=8, loc="left", pad=3, parse_math=False)
-    _key(figure, classes, colours)
+    draw.key(figure, classes, colours)
     return figure
-
-
-def _key(figure, classes, colours: np.ndarray, void: bool = True) -> None:
-    """The classes and their colours, below all, in as many columns as there is room for; the figure grows by it."""
-    from matplotlib.patches import Patch
-
-    named = [*zip(colours / 255, classes, strict=True), *([(draw.VOID_COLOUR / 255, "void")] if void else [])]
-    handles = [Patch(facecolor=colour, edgecolor="#555555", linewidth=0.5, label=name) for colour, name in named]
-    width, height = figure.get_size_inches()
-    columns = max(1, int(width / (0.6 + 0.085 * max(map(len, classes)))))
-    figure.set_size_inches(width, height + 0.2 * -(-len(handles) // columns))
-    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
 
 
 def _name(data, item: int) -> str:
