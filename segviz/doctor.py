@@ -69,7 +69,8 @@ def _arrow(remedy: str) -> str:
 def check() -> Report:
     """Looks at everything. Never raises: a look that fails is itself a finding."""
     looks = {"Python": _python, "torch": _torch, "GPU": _gpu, "torchvision": _torchvision,
-             "widgets": _widgets, "kernel": _kernel, "memory": _memory, "disk": _disk, "progress": _progress}
+             "widgets": _widgets, "kernel": _kernel, "memory": _memory, "disk": _disk, "progress": _progress,
+             "extras": _extras}
     return Report(tuple(_looked(subject, look) for subject, look in looks.items()))
 
 
@@ -183,6 +184,19 @@ def _kernel() -> tuple[str, ...]:
         words, _, remedy = problem.partition(". Run: ")
         return BAD, words, f"Run: {remedy}"
     return GOOD, f"ipykernel {version('ipykernel')}, in this Python"
+
+
+def _extras() -> tuple[str, ...]:
+    """Packages that no lesson needs."""
+    uses = {"onnx": "segviz export", "onnxscript": "segviz export", "onnxruntime": "segviz export",
+            "tensorboard": "segviz train --tensorboard"}
+    found = [f"{name} {number}" for name in uses if (number := _version(name))]
+    words = f"{', '.join(found) or 'none'} (no lesson needs them)"
+    missing = [name for name in uses if not _version(name)]
+    if not missing:
+        return GOOD, words
+    wanted = dict.fromkeys(uses[name] for name in missing)
+    return NOTE, words, f"For {' and '.join(wanted)}: pip install {' '.join(missing)}"
 
 
 def _memory() -> tuple[str, ...]:
