@@ -89,7 +89,7 @@ class Results:
         self.parts.setdefault(part, {})[name] = entry
         self.path.parent.mkdir(parents=True, exist_ok=True)
         begun = self.path.with_suffix(".part")
-        begun.write_text(json.dumps(self.parts, indent=1) + "\n")
+        begun.write_text(json.dumps(self.parts, indent=2) + "\n")
         begun.replace(self.path)
 
 
@@ -102,7 +102,7 @@ def measure(parts: list[str], asked: Asked, settings: dict, results: Results, mi
             start = time.monotonic()
             if not again and results.has(part, name, mine.set):
                 print(f"{part}, {name}: there already", file=sys.stderr)
-            elif start - begun + longest > 60 * minutes:
+            elif start - begun + longest >= 60 * minutes:
                 left.append(f"{part}, {name}")
             else:
                 print(f"{part}, {name}", file=sys.stderr, flush=True)

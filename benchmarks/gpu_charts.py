@@ -42,7 +42,7 @@ def throughput(ax, entry: dict) -> None:
 
 def time_to(ax, entry: dict) -> None:
     ways = {way: row["curve"] for way, row in entry.items() if isinstance(row, dict) and row.get("curve")}
-    for (way, curve), colour in zip(ways.items(), COLOURS, strict=False):
+    for (way, curve), colour in zip(ways.items(), ("#888888", "#ddaa33", "#332288"), strict=False):
         _, seconds, scores = zip(*curve, strict=True)
         ax.plot(seconds, scores, color=colour, marker="o", markersize=3, label=way)
     ax.set(xlim=(0, None), ylim=(0, 1))

@@ -166,6 +166,8 @@ def torchvision_recipe(
 def fitted(network: nn.Module, data, clock: Clock, *, tuned: bool = False, **options) -> History:
     """Trains `network` by `fit`, as a learner calls it: on CUDA bfloat16, channels_last and a fused optimizer.
     tuned: with cudnn.benchmark too."""
+    if options.get("compile"):
+        torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would go on uncompiled, and say nothing
     heard = register_optimizer_step_post_hook(clock.stepped)
     try:
         with cudnn_benchmark(tuned), mock.patch.object(loop, "evaluate", clock.scored):

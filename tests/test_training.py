@@ -1,14 +1,12 @@
 """`fit` and `evaluate`: they learn, repeat, stop, and refuse in words."""
 
 import functools
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import types
-from pathlib import Path
 
 import pytest
 import resumes
@@ -777,16 +775,6 @@ def test_each_process_has_its_part():
         assert {*map(len, parts)} <= {size // 3, size // 3 + 1}
     with pytest.raises(ValueError, match="a batch of 2 cannot be shared by 3"):
         places[0].part(2)
-
-
-@pytest.mark.slow
-def test_the_benchmark_runs_small(tmp_path):
-    script, small = Path(__file__).parents[1] / "benchmarks" / "training.py", "--size 32 --batch 2 --width 2 --steps 3"
-    command = [sys.executable, script, "--device", "cpu", "--out", tmp_path / "found.json", "--rounds", "1"]
-    shown = subprocess.run([*command, *small.split()], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found == json.loads(shown) and set(found["results"]) == {"torchvision", "fit"}
-    assert found["results"]["torchvision"]["times torchvision"] == 1 and found["results"]["fit"]["images a second"] > 0
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
