@@ -81,6 +81,20 @@ def learn(
 
 
 @app.command()
+def lessons(
+    folder: Annotated[Path, typer.Argument(help="Where the notebooks are to lie.")],
+) -> None:
+    """Lay a learner's own notebooks into a folder, or bring those up to date that were not edited, and open nothing.
+
+    For a server that opens them itself, such as a JupyterHub; `segviz learn` does it by itself, in my_lessons/.
+    """
+    from segviz import copies
+    for change in copies.prepare(folder):
+        print(change.words)
+    print(f"{folder} holds the lessons.")
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine has for the course, and what to do where something is missing."""
     from segviz import doctor as doctors

@@ -58,9 +58,29 @@ def segviz(place: Path, *arguments: str, **options) -> subprocess.CompletedProce
 def test_help_teaches(place):
     seen = segviz(place, "--help")
     assert seen.returncode == 0
-    for word in ("learn", "doctor", "progress", "evaluate", "--version"):
+    for word in ("learn", "doctor", "progress", "train", "evaluate", "predict", "export", "look", "--version"):
         assert word in seen.stdout
     assert "my_lessons" in segviz(place, "learn", "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "look"])
+def test_help_shows_how_a_command_is_typed(monkeypatch, capsys, command):
+    monkeypatch.setattr(sys, "argv", ["segviz", command, "--help"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    shown = capsys.readouterr().out
+    assert end.value.code == 0 and f"        segviz {command} " in shown
+
+
+def test_lessons_are_laid_where_a_server_wants_them(place):
+    seen = segviz(place, "lessons", str(place / "hub"))
+    assert seen.returncode == 0 and "hub holds the lessons." in seen.stdout
+    assert {path.name for path in (place / "hub").glob("*.ipynb")} == {"00_start.ipynb", "01_next.ipynb"}
+
+
+def test_the_package_is_a_program(place):
+    seen = subprocess.run([sys.executable, "-m", "segviz", "--version"], capture_output=True, text=True, timeout=120)
+    assert (seen.returncode, seen.stdout) == (0, "segviz 0.1.0\n")
 
 
 def test_version(place):
@@ -88,7 +108,9 @@ def test_expected_errors_are_words(place):
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (CourseError("in words"), 1),
-                                             (OSError("no space"), 1), (ImportError("no torch"), 1)])
+                                             (OSError("no space"), 1), (ImportError("no torch"), 1),
+                                             (FloatingPointError("the loss is nan"), 1), (MemoryError("all taken"), 1),
+                                             (torch.OutOfMemoryError("batch_size=4 may fit"), 1)])
 def test_exit_codes(monkeypatch, capsys, error, code):
     def fails(*_, **__):
         raise error
@@ -99,6 +121,32 @@ def test_exit_codes(monkeypatch, capsys, error, code):
         cli.main()
     assert end.value.code == code
     assert (str(error) or "Stopped") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "advice"), [
+    (ModuleNotFoundError("No module named 'torch'", name="torch"), True), (ImportError("pip install onnx"), False)])
+def test_a_missing_package_of_the_course_is_installed_with_all_others(monkeypatch, capsys, error, advice):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["segviz", "progress"])
+    monkeypatch.setattr(course, "standings", fails)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert ("make learn" in capsys.readouterr().err) == advice
+
+
+def test_what_an_error_was_told_on_the_way_is_said_too(monkeypatch, capsys):
+    def fails(*_):
+        error = ValueError("images of one batch must have one size")
+        error.add_note("in the batch of the items [3, 4]")
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["segviz", "progress"])
+    monkeypatch.setattr(course, "standings", fails)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "one size; in the batch of the items [3, 4]" in capsys.readouterr().err
 
 
 def test_our_own_mistakes_are_not_hidden(monkeypatch):
@@ -386,7 +434,7 @@ def test_a_missing_kernel_is_said_in_words(place, monkeypatch):
 def test_doctor_looks_at_everything(place):
     report = doctor.check()
     subjects = {finding.subject for finding in report.findings}
-    assert subjects >= {"Python", "torch", "GPU", "widgets", "kernel", "disk"}
+    assert subjects >= {"Python", "torch", "GPU", "widgets", "kernel", "disk", "extras"}
     assert report.healthy
     assert not list(place.glob("home*"))                   # looking leaves nothing behind
     assert "Ready: you can start." in repr(report) and "<table" in report._repr_html_()

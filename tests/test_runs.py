@@ -117,6 +117,7 @@ def test_rare_classes_are_weighed_and_sought(folder):
 # -- ImageNet's weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["FCN8s", "PSPNet"])
 def test_imagenets_weights_see_normalised_images_where_the_network_is_given_them_as_they_are(monkeypatch, name):
     """Oracle: torchvision's own network, on images that are normalised by hand."""
@@ -126,7 +127,7 @@ def test_imagenets_weights_see_normalised_images_where_the_network_is_given_them
     if name == "FCN8s":
         peer = theirs.vgg16(init_weights=False).eval()
         monkeypatch.setattr(vgg, "imagenet_weights", peer.state_dict)
-        first, ours = peer.features[:2], lambda network: network.stages[0][0]
+        first, ours = peer.features[:2], lambda network: network.stages[0][:2]
     else:
         peer = theirs.resnet50().eval()
         peer.bn1.running_mean.normal_()
@@ -135,7 +136,7 @@ def test_imagenets_weights_see_normalised_images_where_the_network_is_given_them
         monkeypatch.setattr(resnet, "imagenet_weights", lambda depth: kept)
         first = torch.nn.Sequential(peer.conv1, peer.bn1)
         ours = lambda network: torch.nn.Sequential(network.backbone.conv1, network.backbone.bn1)  # noqa: E731
-    network = getattr(models, name)(2, **BEGINNINGS[name]).eval()
+    network = getattr(models, name)(2, **chosen_for(name, pretrained=True).arguments).eval()
     pretrained.begin(network)
     images = torch.rand(1, 3, 40, 40)
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (imagenet.MEAN, imagenet.STD))

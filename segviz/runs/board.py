@@ -53,7 +53,7 @@ class Board:
         self.writer.add_scalar("val/mean IoU", scores.mean_iou, step)
         self.writer.add_scalar("val/boundary IoU", scores.boundary_iou, step)
         self.writer.add_scalar("val/pixel accuracy", scores.pixel_accuracy, step)
-        for name, iou in zip(pictures.names_of(scores), scores.class_iou.tolist(), strict=True):
+        for name, iou in zip(self.plan.classes, scores.class_iou.tolist(), strict=True):
             self.writer.add_scalar(f"IoU/{name}", iou, step)
 
     def _picture(self, step: int) -> None:

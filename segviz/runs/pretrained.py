@@ -27,7 +27,7 @@ def begin(network: nn.Module) -> None:
         _normalise(backbone.conv1, backbone.bn1.running_mean, 1)
     else:
         vgg.copy_classifier(network, vgg.imagenet_weights())
-        first = network.stages[0][0][0]
+        first = network.stages[0][0]
         _normalise(first, first.bias, -1)
 
 
