@@ -61,7 +61,8 @@ def save(path: str | os.PathLike, tensors: dict[str, Tensor], config: dict) -> N
     except OSError as error:
         size = len(header) + sum(tensor.nbytes for tensor in tensors.values())
         raise OSError(f"{path} was not written: {error.strerror or error}. It needs {size / 1e6:.1f} MB; "
-                      f"{_free(path.parent)}. What was there before is unchanged") from error
+                      f"{_free(path.parent)}. What was there before is unchanged: make "
+                      "room, or save elsewhere") from error
 
 
 def read(path: str | os.PathLike) -> Checkpoint:
@@ -96,7 +97,8 @@ def _content(path: Path) -> bytes:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no checkpoint {path}") from None
+        raise FileNotFoundError(f"there is no checkpoint {path}. A run keeps its own as best.safetensors and "
+                                "last.safetensors in its folder") from None
     if not stat.S_ISREG(mode):  # asked first, as opening a pipe may wait for ever
         what = "a folder: name the file in it" if stat.S_ISDIR(mode) else "no file but a device, a pipe or a socket"
         raise ValueError(f"{path} is {what}")
@@ -107,7 +109,8 @@ def _content(path: Path) -> bytes:
             file.seek(0)
             return file.read()
     if not size:
-        raise ValueError(f"{path} is empty (0 bytes): it was never written, or its copy failed")
+        raise ValueError(f"{path} is empty (0 bytes): it was never written, or its copy failed. "
+                         "Take another copy of it")
     if start.startswith((b"PK\3\4", b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")):
         raise ValueError(f"{path} is a pickle, not a safetensors file. {NO_PICKLE}")
     if 0 < length <= LARGEST_HEADER:

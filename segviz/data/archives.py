@@ -40,7 +40,7 @@ def fetched(what: str, url: str, sha256: str, folder: Path) -> Path:
         part.replace(path)
     except (OSError, http.client.HTTPException) as error:
         raise OSError(
-            f"{what} could not be fetched from {url} ({error}). Try again later, or put the file at {path} yourself"
+            f"{what} could not be fetched from {url} ({' '.join(str(error).split())}). Try again later, or put the file at {path} yourself"
         ) from error
     finally:
         part.unlink(missing_ok=True)

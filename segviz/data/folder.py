@@ -17,7 +17,7 @@ from segviz.data.pictures import MODES, VOID, listed
 
 NAMES = "classes.txt"
 IMAGES, MASKS = (".png", ".jpg", ".jpeg", ".bmp"), (".png",)
-MANY = 40  # labels in one mask without names for them: more than people draw
+MANY = 40  # labels without names for them: more than people draw
 INVENTED = ("Were they negative, was the mask resized with bilinear or bicubic, or was it once a JPEG? Make it again: "
             "resized with nearest, saved as PNG")
 
@@ -37,8 +37,8 @@ class Folder(Dataset):
     Raises ValueError in words that name the path: at once for a folder that is missing, empty, or holds an image
     without its mask, a mask without its image, two files of one name, or another kind of file; when an item is read,
     for a file that is damaged or of another kind, sizes that differ, and labels that cannot be meant (a mask of 0 and
-    255 alone, where there are not three classes or more: a black and white picture, where 255 would be void; more than
-    40 labels without names).
+    255 alone, where there are not three classes or more: a black and white picture, where 255 would be void; a label
+    from 40 up where classes have no names).
     """
 
     def __init__(self, root, split: str, classes: tuple[str, ...] | None = None, channels: int = 3,
@@ -85,10 +85,11 @@ class Folder(Dataset):
                 "say binary=True (on the command line: --binary)"
             )
         if self.classes is None:
-            if len(found) > MANY:
+            if far := [label for label in found if MANY <= label < VOID]:
                 raise ValueError(
-                    f"{path} holds {len(found)} different labels, {listed(found)}, and no class has a name: at most "
-                    f"{MANY} are taken so. {INVENTED}. If all are meant, name the classes in {self.root / NAMES}"
+                    f"{path} holds the labels {listed(far)}, and no class has a name: without names they are 0 to "
+                    f"{MANY - 1}, and 255 for void. {INVENTED}. If they are meant, name all classes in "
+                    f"{self.root / NAMES}"
                 )
             return
         wild = [label for label in found if label >= len(self.classes) and label != VOID]
