@@ -521,7 +521,7 @@ def test_the_course_s_own_files_are_small_and_say_what_they_are():
     for path in SHIPPED:
         config = checkpoint.read(path).config
         assert config["model"] in models.__all__ and config["trained"]["steps"] > 1000
-        assert config["data"].keys() == set(runs.SETTINGS) and 0.3 < config["score"] < 1
+        assert config["data"].keys() == set(runs.SETTINGS) - {"binary"} and 0.3 < config["score"] < 1
 
 
 @pytest.mark.slow

@@ -39,8 +39,9 @@ def fetched(what: str, url: str, sha256: str, folder: Path) -> Path:
             raise ValueError(f"{url} is not the archive of {what} any more (SHA-256 {found}): nothing was kept")
         part.replace(path)
     except (OSError, http.client.HTTPException) as error:
+        said = " ".join(str(error).split())
         raise OSError(
-            f"{what} could not be fetched from {url} ({' '.join(str(error).split())}). Try again later, or put the file at {path} yourself"
+            f"{what} could not be fetched from {url} ({said}). Try again later, or put the file at {path} yourself"
         ) from error
     finally:
         part.unlink(missing_ok=True)
