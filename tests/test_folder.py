@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segviz.data import Folder
+from segviz.data import Folder, pictures
 
 CLASSES = ("background", "nucleus", "border")
 
@@ -126,3 +126,40 @@ def test_classes_and_colours_come_from_the_folder(root):
     assert data.classes == ("background", "nucleus", "cell wall")
     assert torch.equal(data[2][1], torch.from_numpy(labels[drawn]))
     assert torch.equal(data[0][1], values(root / "val/masks/a.png"))      # a grey one, beside it, holds labels
+
+
+def test_pictures_that_were_read_stay_in_memory_as_long_as_there_is_room(tmp_path, monkeypatch):
+    """24 x 32 pixels, 3 channels and a mask: 3072 bytes a pair, of which two are to stay."""
+    for name in "abc":
+        written(tmp_path / "train" / "images" / f"{name}.png", np.full((24, 32, 3), ord(name)))
+        written(tmp_path / "train" / "masks" / f"{name}.png", np.zeros((24, 32)))
+    read, original = [], pictures.values
+    monkeypatch.setattr(pictures, "values", lambda path, *rest: read.append(path.stem) or original(path, *rest))
+    data = Folder(tmp_path, "train", keep=2 * 3072 + 100)
+    first = [data[item] for item in range(3)]
+    for image, mask in first:
+        image += 1                                                            # what was handed out is not what is kept
+        mask += 1
+    again = [data[item - 3] for item in range(3)]
+    assert read == ["a", "b", "c", "c"]
+    for (image, mask), name in zip(again, "abc", strict=True):
+        assert image.dtype == torch.float32 and torch.equal(image, torch.full((3, 24, 32), ord(name) / 255))
+        assert mask.dtype == torch.int64 and not mask.any()
+    assert len(pickle.dumps(data)) < 3072                                     # another process is not sent them
+    assert not Folder(tmp_path, "train", keep=0).kept
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path):
+    image = written(tmp_path / "train" / "images" / "a.png", np.zeros((24, 32, 3)))
+    mask = written(tmp_path / "train" / "masks" / "a.png", np.zeros((24, 32)))
+    data = Folder(tmp_path, "train")
+    assert data[0][0].max() == 0 and data[0][1].max() == 0
+    written(mask, np.full((40, 50), 2))
+    with pytest.raises(ValueError, match="both need one size"):
+        data[0]
+    written(image, np.full((40, 50, 3), 255))
+    assert data[0][0].min() == 1 and (data[0][1] == 2).all()
+    assert data.used == 4 * 40 * 50
+    image.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        data[0]

@@ -17,6 +17,7 @@ from segviz.data.pictures import MODES, VOID, listed
 
 NAMES = "classes.txt"
 IMAGES, MASKS = (".png", ".jpg", ".jpeg", ".bmp"), (".png",)
+KEEP = 2**28  # bytes
 MANY = 40  # labels without names for them: more than people draw
 INVENTED = ("Were they negative, was the mask resized with bilinear or bicubic, or was it once a JPEG? Make it again: "
             "resized with nearest, saved as PNG")
@@ -28,7 +29,8 @@ class Folder(Dataset):
 
     split: the folder's name, such as "train", "val" or "test". classes: their names, label 0 first; then labels that
     have no name are refused. None: any label is taken. channels: 3, or 1 for grey; colour becomes grey by its
-    luminance, grey becomes three equal channels.
+    luminance, grey becomes three equal channels. keep: so many bytes of pictures stay in memory once they were read, a
+    quarter of a GiB where nothing is said; a file that was changed since is read again.
 
     Images are PNG, JPEG or BMP of 8 bits, grey or RGB; masks are PNG of 8 bits, grey or with a palette, whose indices
     are the labels, or of 1 bit: 0 and 1. A pair has one name, whatever its suffixes, which may be upper case; items are
@@ -42,7 +44,7 @@ class Folder(Dataset):
     """
 
     def __init__(self, root, split: str, classes: tuple[str, ...] | None = None, channels: int = 3,
-                 binary: bool = False):
+                 binary: bool = False, keep: int = KEEP):
         if channels not in MODES:
             raise ValueError(f"channels is 3, or 1 for grey, but got {channels!r}")
         if classes is not None and not 1 <= len(classes) <= VOID:
@@ -59,6 +61,11 @@ class Folder(Dataset):
                     f"needs the {other} of the same name in {other}s/"
                 )
         self.pairs = [(images[name], masks[name]) for name in sorted(images)]
+        self.keep, self.kept, self.used = keep, {}, 0  # used: bytes of what is kept
+
+    def __getstate__(self) -> dict:
+        """What another process is sent: not the pictures."""
+        return self.__dict__ | {"kept": {}, "used": 0}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -67,15 +74,31 @@ class Folder(Dataset):
         item = operator.index(item)
         if not -len(self) <= item < len(self):
             raise IndexError(f"item {item} of a Folder of {len(self)} images: items run from 0 to {len(self) - 1}")
-        at, mask_at = self.pairs[item]
-        image, mask = pictures.image(at, self.channels), pictures.mask(mask_at, self.binary, self.colours)
+        image, mask = self._pictures(item % len(self))
+        return image.float().div_(255), mask.long()
+
+    def _pictures(self, item: int) -> tuple[Tensor, Tensor]:
+        """Image and mask, uint8: those that were kept, if their files are still the same, else read."""
+        versions = [_version(path) for path in self.pairs[item]]
+        before, *found = self.kept.get(item, (None,))
+        if before != versions:
+            self.kept.pop(item, None)
+            self.used -= _bytes(found)
+            found = self._read(*self.pairs[item])
+            if self.used + _bytes(found) <= self.keep:
+                self.kept[item] = versions, *found
+                self.used += _bytes(found)
+        return tuple(found)
+
+    def _read(self, at: Path, mask_at: Path) -> tuple[Tensor, Tensor]:
+        image, mask = pictures.values(at, self.channels), pictures.mask(mask_at, self.binary, self.colours)
         if image.shape[1:] != mask.shape:
             raise ValueError(
                 f"{at} is {_size(image.shape[1:])}, but {mask_at} is {_size(mask.shape)} (height x width): a mask "
                 "labels its image pixel by pixel, so both need one size"
             )
         self._check_labels(mask_at, mask)
-        return image, mask
+        return image, mask.byte()
 
     def _check_labels(self, path: Path, mask: Tensor) -> None:
         found = mask.flatten().bincount().nonzero().flatten().tolist()  # a tenth of the time that unique takes
@@ -160,6 +183,19 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if not found:
         raise ValueError(f"{folder} is empty: put {', '.join(suffixes)} files there")
     return found
+
+
+def _bytes(tensors) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes with a file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _size(shape) -> str:

@@ -1,4 +1,4 @@
-"""Pictures read from files: images as floats, masks as labels. What cannot be meant is refused in words."""
+"""Pictures read from files: images as bytes, masks as labels. What cannot be meant is refused in words."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +16,11 @@ ROWS = 1024  # that are copied at once
 BITS = 24  # the byte of a PNG that says how many bits a number has
 
 
-def image(path: Path, channels: int = 3) -> Tensor:
-    """float32 (channels, H, W) in [0, 1]. Colour becomes grey by its luminance, grey becomes three equal channels."""
-    return values(path, channels).float().div_(255)
-
-
 def values(path: Path, channels: int = 3, largest: int | None = None, turn: bool = False) -> Tensor:
-    """The same as uint8, 0 to 255. largest: pixels that an image may have; None: as many as Pillow takes for no bomb.
-    turn: an image that its camera was turned for is turned back, else it is refused."""
+    """uint8 (channels, H, W). Colour becomes grey by its luminance, grey becomes three equal channels.
+
+    largest: pixels that an image may have; None: as many as Pillow takes for no bomb. turn: an image that its camera
+    was turned for is turned back, else it is refused."""
     picture = opened(path, largest)
     if _is_turned(picture):
         if not turn:

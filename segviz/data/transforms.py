@@ -158,8 +158,7 @@ def _lit(image: Tensor, brightness: float, contrast: float, grey) -> Tensor:
     """An image, or a part of one whose mean is `grey`."""
     if brightness == contrast == 1:
         return image
-    grey = brightness * grey
-    return (grey + (image * brightness - grey) * contrast).clamp(0, 1)
+    return (image * (brightness * contrast)).add_(brightness * grey * (1 - contrast)).clamp_(0, 1)
 
 
 def _bent(image: Tensor, mask: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
