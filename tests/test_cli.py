@@ -69,7 +69,7 @@ def test_help_shows_how_a_command_is_typed(monkeypatch, capsys, command):
     with pytest.raises(SystemExit) as end:
         cli.main()
     shown = capsys.readouterr().out
-    assert end.value.code == 0 and f"        segviz {command} " in shown
+    assert end.value.code == 0 and f"\n      segviz {command} " in shown
 
 
 def test_lessons_are_laid_where_a_server_wants_them(place):

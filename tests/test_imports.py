@@ -30,9 +30,10 @@ RULES = {
     "copies": {"course"},
     "doctor": {"exercises.progress"},
     "launch": {"copies", "course", "doctor", "exercises.progress"},
-    "runs": {"runs", "checkpoint", "training", "data", "models", "losses", "draw", "exercises.progress"},
+    "runs": {"runs", "checkpoint", "training", "data", "models", "losses", "metrics", "draw", "exercises.progress"},
     "export": {"checkpoint", ""},
     "cli": {"checkpoint", "copies", "course", "data", "doctor", "export", "launch", "runs", "exercises.progress", ""},
+    "__main__": {"cli"},
     "": set(),          # segviz/__init__.py; importing `segviz` itself is for the version only
 }
 

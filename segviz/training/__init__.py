@@ -9,4 +9,6 @@ from segviz.training.loop import fit, learning_rate
 from segviz.training.processes import autocast, choose_device
 from segviz.training.scoring import Scores, evaluate, image_scores, predict
 
-__all__ = ["History", "Scores", "autocast", "choose_device", "evaluate", "fit", "image_scores", "learning_rate", "predict"]
+__all__ = [
+    "History", "Scores", "autocast", "choose_device", "evaluate", "fit", "image_scores", "learning_rate", "predict",
+]  # fmt: skip
