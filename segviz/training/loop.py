@@ -98,7 +98,9 @@ def fit(
     if class_weights is not None:
         class_weights = torch.as_tensor(class_weights, dtype=torch.float32, device=here.device)
     generators = torch.random.fork_rng([here.device] if cuda else [])  # afterwards they are as they were
-    _check_alike(here, settings | {"items to score": 0 if val is None else len(val), "val_every": val_every})
+    network = f"{type(model).__name__} of {sum(weight.numel() for weight in model.parameters())} weights"
+    scored = {"items to score": 0 if val is None else len(val), "val_every": val_every}
+    _check_alike(here, settings | scored | {"network": network})
     with Signals(patient=here.world > 1) as signals, saving.claimed(folder, writes=first), generators:
         model.to(here.device, memory_format=torch.channels_last if cuda else torch.preserve_format).train()
         rule = _optimizer(model, optimizer, lr, weight_decay, momentum, here.device)
@@ -227,7 +229,8 @@ def _step(
     there = torch.cuda.current_stream(here.device).record_event() if cuda else None
 
     optimizer.zero_grad()
-    (total * (here.world / sums[1])).backward()  # DistributedDataParallel averages: times their number, the sum
+    (total * (here.world / sums[1])).backward()  # what is averaged over all processes: times their number, the sum
+    here.averaged(network)
 
     if there is not None:
         there.synchronize()  # waits for the loss alone: the backward pass is still under way

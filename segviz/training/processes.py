@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 PATIENCE = timedelta(minutes=30)  # for a process that is there: it may save, draw or score while the others wait
+JOIN = timedelta(minutes=10)  # for all to come
 ANSWER = 5.0  # seconds for an answer to the question of who is left
 _store = None  # where the processes that were joined leave each other words
 _names: list[str] = []  # of the processes that were joined, by rank
@@ -85,17 +86,33 @@ class Place(NamedTuple):
         return received
 
     def together(self, model: nn.Module) -> nn.Module:
-        """`model` wrapped so that gradients are averaged over all processes; itself where there is one alone.
+        """`model` with the first process's weights in all of them, to train with `averaged`.
 
-        On CUDA its batch norms become SyncBatchNorm, in place: statistics are those of the whole batch. On the CPU,
-        where torch has no such layer, each process normalises by its own part.
+        On CUDA it is wrapped in DistributedDataParallel, which averages gradients while it computes them, and its batch
+        norms become SyncBatchNorm, in place: statistics are those of the whole batch. On the CPU, where torch has no
+        such layer, each process normalises by its own part.
         """
         if self.world == 1:
             return model
-        if self.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
         with self.asking():
-            return nn.parallel.DistributedDataParallel(model, [self.device] if self.device.type == "cuda" else None)
+            if self.device.type == "cuda":
+                nn.SyncBatchNorm.convert_sync_batchnorm(model)
+                return nn.parallel.DistributedDataParallel(model, [self.device])
+            for weight in model.parameters():
+                dist.broadcast(weight.data, 0)
+        self.share_buffers(model)
+        return model
+
+    def averaged(self, model: nn.Module) -> None:
+        """Averages the gradients over all processes, on the CPU: laid end to end, in the model's order. So the sums of
+        three processes and more are always added in the same order, and to go on with a run is exact; as
+        DistributedDataParallel lays them, who adds first changes after the first step."""
+        if self.world == 1 or self.device.type == "cuda":
+            return
+        parts = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        whole = self.summed(torch.cat([part.flatten() for part in parts])) / self.world
+        for part, mean in zip(parts, whole.split([part.numel() for part in parts]), strict=True):
+            part.copy_(mean.view_as(part))
 
     def share_buffers(self, model: nn.Module) -> None:
         """Gives every process the first one's buffers: running statistics, where each has kept its own."""
@@ -180,13 +197,23 @@ def _own_gpu() -> torch.device:
 
 
 def _join(backend: str) -> None:
-    """As `init_process_group` does by itself, but the store stays at hand."""
+    """Joins the processes, once all of them have come. Raises `Gone` in words where they do not, within `JOIN`."""
     global _store, _names
-    _store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        _store, rank, world = next(rendezvous("env://", timeout=JOIN))
+    except dist.DistError as error:
+        raise Gone(f"the processes cannot meet at {where}: rank 0 runs there and has that port, the others reach it "
+                   f"({_reason(error)})", [0]) from None  # fmt: skip
+    _store.set(f"name {rank}", f"process {os.getpid()} on {socket.gethostname()}")
+    until, missing = time.monotonic() + JOIN.total_seconds(), list(range(world))
+    while missing := [other for other in missing if not _store.check([f"name {other}"])]:
+        if time.monotonic() > until:
+            raise Gone(f"of {world} processes rank {', '.join(map(str, missing))} did not come to {where}", missing)
+        time.sleep(0.1)
+    _names = [_store.get(f"name {other}").decode() for other in range(world)]
     dist.init_process_group(backend, store=_store, rank=rank, world_size=world, timeout=PATIENCE)
     atexit.register(_leave)
-    _names = [""] * world
-    dist.all_gather_object(_names, f"process {os.getpid()} on {socket.gethostname()}")
 
 
 def _leave() -> None:
