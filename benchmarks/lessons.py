@@ -38,12 +38,14 @@ SHOWN = {                     # words that mark a cell of a lesson -> the pictur
     "09": {'ylabel="share right"': "pyramid_brings_evidence.png"},
     "11": {"rows=2, size=1.9": "crf_mends_and_spoils.png"},
     "12": {"rows=2, size=2.1": "outlines_from_the_decoder.png"},
+    "13": {"on_front = on_one_plot": "scoreboard.png"},
 }
 EXPLORERS = {
     "01": "scores_explorer.png", "02": "sliding_explorer.png", "03": "receptive_explorer.png",
     "04": "upsampling_explorer.png", "05": "checkerboard_explorer.png",
     "06": "skips_explorer.png", "07": "switches_explorer.png", "08": "unet_skips_explorer.png",
     "09": "pyramid_explorer.png", "10": "atrous_explorer.png", "12": "deeplab_explorer.png",
+    "13": "compare_explorer.png",
 }
 
 

@@ -17,23 +17,23 @@ course.banner("13")
 # %%
 import json
 
-kept = json.loads((course.ROOT / "data/results/lessons.json").read_text(encoding="utf-8"))
-lines = [(lesson[:2], line) for lesson, result in kept["lessons"].items()
-         for line in result["scoreboard"]]
+def results_of(name):
+    path = course.ROOT / f"data/results/{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["lessons"]
+
 seen = []
-for lesson, line in lines:
-    if line.startswith(("FCN-8s", "U-Net, concatenate", "v3+ ")) and "mean IoU" in line:
+for lesson, line in [(lesson[:2], line) for lesson, result in results_of("lessons").items()
+                     for line in result["scoreboard"]]:
+    if line.startswith(("FCN-8s", "U-Net, concatenate", "v3+  ")) and "mean IoU" in line:
         print(f"lesson {lesson}   {line}")
         seen += [float(line.split("mean IoU")[1].split()[0])] * line.startswith("FCN-8s")
-
-# %%
 assert max(seen) - min(seen) > 0.08
 f"FCN-8s: {min(seen)} to {max(seen)}"
 
 # %% [markdown]
 # The same network. What differs is the size of the scenes, how many there are, for how long it was
-# trained, how wide it is. So that U-Net had 0.543 in lesson 8, and v3+ 0.439 in lesson 12, says
-# *nothing* about the two. Papers' tables are often no better.
+# trained, how wide it is, whether a CRF came after it. So that U-Net had 0.543 in lesson 8, and v3+
+# 0.439 in lesson 12, says *nothing* about the two. Tables in papers are often no better.
 #
 # ## A rule
 #
@@ -62,36 +62,37 @@ FILES = {"FCN-32s": "fcn32s", "FCN-16s": "fcn16s", "FCN-8s": "fcn8s",
          "hypercolumns": "hypercolumn", "DeconvNet": "deconvnet", "U-Net": "unet",
          "PSPNet": "pspnet", "DeepLab v1": "deeplabv1", "DeepLab v2": "deeplabv2",
          "DeepLab v3": "deeplabv3", "DeepLab v3+": "deeplabv3plus"}
-KINDS = dict(zip(FILES, (models.FCN32s, models.FCN16s, models.FCN8s, models.Hypercolumn,
-                         models.DeconvNet, models.UNet, models.PSPNet, models.DeepLabV1,
-                         models.DeepLabV2, models.DeepLabV3, models.DeepLabV3Plus), strict=True))
+KINDS = (models.FCN32s, models.FCN16s, models.FCN8s, models.Hypercolumn, models.DeconvNet,
+         models.UNet, models.PSPNet, models.DeepLabV1, models.DeepLabV2, models.DeepLabV3,
+         models.DeepLabV3Plus)
 
 def size_of(module):
     return sum(p.numel() for p in module.parameters())
 
 # %%
 with torch.device("meta"):                                    # shapes alone, no numbers
-    sizes = {width: {name: size_of(kind(10, width=width)) for name, kind in KINDS.items()}
-             for width in (64, 8)}
+    sizes = {name: [size_of(kind(10, width=width)) for width in (64, 8)]
+             for name, kind in zip(FILES, KINDS, strict=True)}
 print("width                  64           8")
-for name in FILES:
-    print(f"{name:<13} {sizes[64][name]:>12,} {sizes[8][name]:>11,}")
-assert sizes[64]["FCN-8s"] > 4 * sizes[64]["U-Net"] and sizes[8]["FCN-8s"] > 4 * sizes[8]["U-Net"]
+for name, (paper, ours) in sizes.items():
+    print(f"{name:<13} {paper:>12,} {ours:>11,}")
+assert all(fcn > 4 * u for fcn, u in zip(sizes["FCN-8s"], sizes["U-Net"], strict=True))
 
 # %% [markdown]
-# At equal width DeconvNet and the FCNs have four to eight times as many weights as U-Net. If they
-# won, would it be the architecture? So our rule is **equal weights**, about half a million for
-# each, and each gets the width that this leaves it. They are kept in `data/checkpoints/` (one run
-# of each, `benchmarks/checkpoints.py`).
+# At equal width DeconvNet has eight times as many weights as U-Net, and the FCNs have more than
+# four times. If they won, would it be the architecture? So our rule is **equal weights**, about
+# half a million for each, and each gets the width that this leaves it. They are kept in
+# `data/checkpoints/` (one run of each, `benchmarks/checkpoints.py`).
 
 # %%
 FOLDER = course.ROOT / "data/checkpoints/half_million"
-files = {name: checkpoint.read(FOLDER / f"{file}.safetensors") for name, file in FILES.items()}
+files = {name: checkpoint.read(FOLDER / f"{file}.safetensors")
+         for name, file in FILES.items()}
 nets = {name: checkpoint.load(file) for name, file in files.items()}
 for name, net in nets.items():
     how = files[name].config["trained"]
-    print(f"{name:<13} width {net.width:2}   {size_of(net):>7,} weights   {how['steps']} steps "
-          f"of {how['batch_size']}   lr {how['lr']}")
+    print(f"{name:<13} width {net.width:2}   {size_of(net):>7,} weights   "
+          f"{how['steps']} steps of {how['batch_size']}   lr {how['lr']}")
 
 # %% [markdown]
 # One stands out. Where are FCN-32s' weights? **Predict:** in which two layers are most of them?
@@ -114,9 +115,11 @@ assert max(alike.values()) < 1.3 * min(alike.values())
 # many as U-Net's.
 #
 # Every rule favours somebody. Equal multiply-adds would be hard on U-Net, which works on large
-# maps; equal training time on whatever is slow to learn. We shall measure those, too. And one thing
-# is not alike: the networks with batch normalisation learn with lr 0.005, the others, which would
-# diverge, with 0.003. No network's settings were searched for.
+# maps; equal time in training on whatever is slow to learn. We shall measure these, too. Two things
+# are *not* alike. Networks with batch normalisation learn with lr 0.005, the others with 0.003, at
+# which they are stable; nobody's settings were searched for. And our U-Net has batch normalisation,
+# which the printed one has not, and which was worth 0.1 to 0.3 in lesson 8 (three seeds each: 0.45
+# to 0.54 with, 0.24 to 0.35 without).
 #
 # **Predict** the order, best first. Write it down here; below it will be compared.
 
@@ -127,7 +130,7 @@ MINE = None      # such as ["U-Net", "DeepLab v3+", ...], best first; all or som
 # ## The same scenes
 #
 # 200 scenes that none has seen. Every network labels all of them, once; everything below is counted
-# from these labels. (A minute's work for the networks: get up and look out of the window.)
+# from these labels.
 
 # %%
 names = toytown.CLASSES
@@ -165,7 +168,8 @@ few = evaluate(nets["U-Net"], [test[k] for k in range(20)])
 assert torch.equal(few.counts, counts["U-Net"][:20].sum(0))
 if MINE:
     pairs = [(a, b) for k, a in enumerate(MINE) for b in MINE[k + 1:]]
-    print(f"{sum(score[a] > score[b] for a, b in pairs)} of your {len(pairs)} pairs are right")
+    right = sum(score[a] > score[b] for a, b in pairs)
+    print(f"{right} of your {len(pairs)} pairs are in the right order")
 
 # %% [markdown]
 # ## Before you rank
@@ -193,12 +197,18 @@ exercises.interval.check(interval)
 torch.manual_seed(0)
 draws = torch.randint(200, (400, 200))
 bounds = {name: exercises.interval.reference(each, draws) for name, each in counts.items()}
-for name in order:
-    low, high = bounds[name]
-    print(f"{name:<13} {score[name]:.3f}   from {low:.3f} to {high:.3f}")
 wide = statistics.median(high - low for low, high in bounds.values())
 assert 0.005 < wide < 0.08
-f"median width {wide:.3f}"
+print(f"median width {wide:.3f}")
+
+figure, (ax,) = draw.panels(1)
+figure.set_size_inches(7, 3.4)
+ax.axis("on")
+for at, name in enumerate(reversed(order)):
+    ax.plot(bounds[name], [at, at], color="#332288", linewidth=5, alpha=0.35)
+    ax.plot(score[name], at, "o", color="#332288")
+ax.set_yticks(range(len(order)), list(reversed(order)), fontsize=9)
+ax.set_xlabel("mean IoU, and where it lies in 95 % of the draws");
 
 # %% [markdown]
 # So the third decimal of all these scores, here and in papers, is hardly worth its ink. Where two
@@ -228,18 +238,6 @@ for better, worse in itertools.pairwise(order):
           f"{'told apart' if apart[-1] else 'not told apart'}")
 assert statistics.median(together) < wide
 
-# %%
-figure, (ax,) = draw.panels(1)
-figure.set_size_inches(7, 3.4)
-ax.axis("on")
-for at, name in enumerate(reversed(order)):
-    ax.plot(bounds[name], [at, at], color="#332288", linewidth=5, alpha=0.35)
-    ax.plot(score[name], at, "o", color="#332288")
-ax.set_yticks(range(len(order)), list(reversed(order)), fontsize=9)
-ax.set_xlabel("mean IoU, and where it lies in 95 % of the draws")
-ax.spines[["top", "right"]].set_visible(False)
-ax.grid(axis="x", alpha=0.3)
-
 # %% [markdown]
 # ### What no drawing of scenes can tell
 #
@@ -248,9 +246,8 @@ ax.grid(axis="x", alpha=0.3)
 # network's mean IoU move?
 
 # %%
-seeds = json.loads((course.ROOT / "data/results/seeds.json").read_text(encoding="utf-8"))
 moves = {}
-for lesson, runs_of in seeds["lessons"].items():
+for lesson, runs_of in results_of("seeds").items():
     for network in runs_of["0"]:
         values = [run[network].get("mean_iou") for run in runs_of.values()]
         if len(values) > 2 and None not in values:
@@ -261,11 +258,11 @@ assert len(moves) > 10 and moves[most] > 2 * middle
 f"{len(moves)} networks, three seeds: median {middle:.3f}, most {moves[most]:.3f} ({most})"
 
 # %% [markdown]
-# As much as the choice of scenes, and at times several times as much. (Those trainings were
-# shorter, and scored on fewer scenes.) So of the table above believe the large gaps: neighbours
-# that lie closer than some 0.03 might change places with another seed, whatever the scenes say. To
-# rank *architectures*, train each several times. Here it would take hours; in papers it is seldom
-# done.
+# More than the choice of scenes, and at times several times as much. (Those trainings were shorter,
+# and scored on fewer scenes.) In the table above only DeconvNet and v1 are not told apart by the
+# scenes; but most neighbours lie within 0.03, and might change places with another seed, whatever
+# the scenes say. U-Net's lead of 0.18 will stay. To rank *architectures*, train each several times:
+# here a matter of hours, and in papers seldom done.
 
 # %% [markdown]
 # > **Myth or measured?** *"0.6 points better: state of the art."* Ask how many test pictures, how
@@ -274,9 +271,9 @@ f"{len(moves)} networks, three seeds: median {middle:.3f}, most {moves[most]:.3f
 # %% [markdown]
 # ## What it costs
 #
-# Weights are one price. There are three more: the work, the time, and the memory. Work first.
-# torch counts operations as a network runs; a **multiply-add** is two of them, a multiplication and
-# an addition. **Predict** for one convolution:
+# Weights are one price. There are three more: the work, the time, and the memory. Work first. torch
+# counts operations as a network runs; a **multiply-add** is two of them, a multiplication and an
+# addition. **Predict** for one convolution:
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -327,33 +324,36 @@ latency = {name: statistics.median(each) for name, each in turns.items()}
 # %%
 def kept_bytes(network):
     """What autograd keeps of one image in a training step, weights left out."""
-    network = deepcopy(network).train()                 # batch norm keeps averages: of a copy
+    network = deepcopy(network).train()                      # batch norm: it is changed
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     held = {}
 
     def keep(tensor):
-        if tensor.untyped_storage().data_ptr() not in weights:
-            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = network(images[:2])
+        logits = network(images[:2].clone())            # not a view of all 200
     assert logits.requires_grad
     return sum(held.values()) / 2
 
 memory = {name: kept_bytes(net) for name, net in nets.items()}
 
 # %%
-print(" " * 14 + "mean IoU   boundary   weights   multiply-adds      time    memory")
+print(" " * 14 + "mean IoU   boundary   weights  multiply-adds     time    memory")
 for name in order:
     print(f"{name:<13} {score[name]:9.3f} {outline[name]:10.3f} {alike[name] / 1e6:8.2f} M"
-          f"{work[name] / 1e6:13.1f} M {latency[name]:6.1f} ms {memory[name] / 1e6:6.1f} MB")
+          f"{work[name] / 1e6:12.1f} M{latency[name]:6.1f} ms {memory[name] / 1e6:6.1f} MB")
 assert max(work.values()) > 5 * min(work.values())
 assert max(memory.values()) > 5 * min(memory.values())
 
 # %% [markdown]
-# Equal weights, and yet the dearest takes many times the work of the cheapest: a weight that is
-# used at stride 1 multiplies at every pixel, one at stride 16 at every 256th.
+# Equal weights, and yet the dearest takes seven times the work of the cheapest: a weight that is
+# used at stride 1 multiplies at every pixel, one at stride 16 at every 256th. And work is no merit:
+# DeepLab v1 does most of all, and is last but one. FCN's memory is small because its maps are
+# narrow, and it has no batch normalisation, which keeps maps of its own.
 #
 # Who is worth it? A network is of no use if another is at least as good for no more work. Those
 # that nobody beats in this way are the **Pareto front**.
@@ -374,19 +374,24 @@ exercises.front.check(front)
 # And all of it on one plot. Areas are the memory that training keeps.
 
 # %%
-NUDGE = {}
+NUDGE = {"hypercolumns": (-6, 14), "FCN-8s": (28, -4), "FCN-16s": (30, 0),
+         "FCN-32s": (30, 0), "DeepLab v3": (2, 15), "DeconvNet": (14, -16),
+         "DeepLab v3+": (-14, 17), "U-Net": (0, 20), "PSPNet": (0, 19),
+         "DeepLab v2": (0, -20), "DeepLab v1": (0, 17)}
+
 def on_one_plot(ax, scores, ylabel, small=1.0):
     points = [(work[name] / 1e6, scores[name]) for name in nets]
     best = exercises.front.reference(points)
     ax.plot(*zip(*(points[k] for k in best), strict=True), color="#CC6677", zorder=0)
     for k, (name, (x, y)) in enumerate(zip(nets, points, strict=True)):
-        ax.scatter(x, y, s=small * memory[name] / 3e4, alpha=0.6, linewidths=0,
+        ax.scatter(x, y, s=small * memory[name] / 1.5e4, alpha=0.6, linewidths=0,
                    color="#CC6677" if k in best else "#88CCEE")
         ax.plot(x, y, ".", color="#222222", markersize=3)
-        dx, dy = NUDGE.get(name, (0, 12))
-        ax.annotate(name, (x, y), (dx, dy), textcoords="offset points", ha="center",
+        ax.annotate(name, (x, y), NUDGE[name], textcoords="offset points", ha="center",
                     va="center", fontsize=9 if small == 1 else 7)
     ax.set(xscale="log", xlabel="million multiply-adds, one scene", ylabel=ylabel)
+    ax.set_xticks([15, 30, 60, 120], [15, 30, 60, 120])
+    ax.minorticks_off()
     ax.axis("on")
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(0.15)
@@ -399,8 +404,8 @@ large.get_gridspec().set_width_ratios([1.7, 1])
 on_front = on_one_plot(large, score, "mean IoU")
 fine_front = on_one_plot(side, outline, "boundary IoU", small=0.5)
 large.set_title("the line: nobody is as good for less", fontsize=10)
-print("front of mean IoU:    ", ", ".join(on_front))
-print("front of boundary IoU:", ", ".join(fine_front))
+assert on_front[-1] == "U-Net" and "DeepLab v1" not in on_front + fine_front
+on_front, fine_front
 
 # %% [markdown]
 # **Predict:** if you sort the networks by multiply-adds, by time, and by memory, are these the same
@@ -410,20 +415,19 @@ print("front of boundary IoU:", ", ".join(fine_front))
 # %%
 def rank_correlation(a, b):
     """Spearman's: the correlation of the ranks."""
-    ranks = torch.tensor([[each[name] for name in nets] for each in (a, b)]).argsort().argsort()
-    return torch.corrcoef(ranks.double())[0, 1].item()
+    ranks = torch.tensor([[each[name] for name in nets] for each in (a, b)]).argsort()
+    return torch.corrcoef(ranks.argsort().double())[0, 1].item()
 
-prices = {"multiply-adds": work, "time": latency, "memory": memory}
+prices = {"multiply-adds": work, "time": latency, "memory": memory, "mean IoU": score}
 for name, price in prices.items():
     print(f"{name:<14}", *(f"{other} {rank_correlation(price, prices[other]):5.2f}  "
-                           for other in prices), f"mean IoU {rank_correlation(price, score):5.2f}")
-assert rank_correlation(work, memory) < 0.999
+                           for other in prices))
+assert rank_correlation(work, memory) < 0.99 and rank_correlation(work, score) < 0.6
 
 # %% [markdown]
-# > **Myth or measured?** *"Fewer multiply-adds, so it is faster."* As a rule of thumb, as far as
-# > the first row says; network by network, no. What a layer must fetch and store counts, too
-# > (lesson 12), and the number of its layers, and what the library is good at. Time is measured on
-# > the machine that it is for.
+# > **Myth or measured?** *"Fewer multiply-adds, so it is faster."* Roughly, as the first row says;
+# > network by network, no. What a layer must fetch and store counts, too (lesson 12), and how many
+# > layers there are, and what the library is good at. Measure time on the machine that it is for.
 #
 # ## Where each fails
 #
@@ -436,23 +440,73 @@ figure, (ax,) = draw.panels(1)
 figure.set_size_inches(8, 4.4)
 ax.axis("on")
 ax.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-for (row, column), iou in [((r, c), table[r, c].item()) for r in range(len(order))
-                           for c in range(10)]:
-    ax.text(column, row, f"{iou:.2f}".removeprefix("0"), ha="center", va="center", fontsize=8,
-            color="black" if iou > 0.55 else "white")
+for row, column in itertools.product(range(len(order)), range(10)):
+    iou = table[row, column].item()
+    ax.text(column, row, f"{iou:.2f}".removeprefix("0"), ha="center", va="center",
+            fontsize=8, color="black" if iou > 0.55 else "white")
 ax.set_xticks(range(10), names, fontsize=9)
 ax.set_yticks(range(len(order)), order, fontsize=9)
 ax.xaxis.tick_top()
-
-# %%
 spread = dict(zip(names, (table.max(0).values - table.min(0).values).tolist(), strict=True))
-print(*(f"{name} {each:.2f}" for name, each in sorted(spread.items(), key=lambda x: -x[1])),
-      sep="   ")
 assert min(spread["pole"], spread["car"]) > 2 * spread["sky"]
 
 # %% [markdown]
-# On sky and road nearly all agree. What ranks them are the thin and the small things, as in lesson
-# 6. **Predict:** and what do two networks *take* poles and boats for?
+# On sky, water and road they are close. What ranks them are the small and the thin things, as in
+# lesson 6. Two surprises: DeconvNet, without a single car, is second best at *markings*. Its
+# switches bring the places of thin bright lines through (lesson 7), and little else. And hardly
+# anybody but U-Net has them at all. Why?
+#
+# ### What a stride allows
+#
+# **Predict:** somebody knows the truth, and may tell only the *shares* of the classes in each
+# square of 8 × 8 pixels. These are enlarged bilinearly, and the largest wins (lesson 4). Which mean
+# IoU has that? And for 4 × 4, 16 × 16, 32 × 32?
+
+# %%
+import torch.nn.functional as F
+
+def told_at(stride, masks):
+    """Mean IoU of labels that are made from the true shares in squares of this size."""
+    shares = F.one_hot(torch.where(masks == 255, 10, masks), 11)[..., :10].movedim(-1, 1)
+    coarse = F.avg_pool2d(shares.float(), stride)
+    labels = F.interpolate(coarse, size=masks.shape[1:], mode="bilinear").argmax(1)
+    return metrics.mean_iou(metrics.confusion_matrix(labels, masks, 10))
+
+ENDS = {1: ("U-Net", "DeconvNet"), 4: ("DeepLab v3+",),
+        8: ("PSPNet", "FCN-8s", "hypercolumns", "DeepLab v2", "DeepLab v1"),
+        16: ("FCN-16s", "DeepLab v3"), 32: ("FCN-32s",)}
+allowed = {stride: told_at(stride, masks) for stride in ENDS}
+for stride, limit in allowed.items():
+    print(f"stride {stride:2}: {limit:.3f}  ",
+          ", ".join(f"{name} {score[name]:.3f}" for name in ENDS[stride]))
+    best_here = max(score[name] for name in ENDS[stride])
+    assert stride == 1 or abs(best_here - limit) < 0.1
+
+# %% [markdown]
+# That is nearly the whole ranking. The best network at each stride has just about what its stride
+# allows. (It may have a little more: scores are not shares, and can be placed to draw finer.) So
+# the scoreboard says less about architectures than about **the size of things against the stride**:
+# many cars are a few pixels long here (lesson 12), lines one pixel wide. DeconvNet is the
+# exception. It ends at stride 1, but all that it knows went through 3 × 3 places.
+#
+# Are photographs like that? They are larger, and so are the things in them. **Predict** the same
+# four numbers for the same towns with four times as many pixels a side:
+
+# %%
+large_masks = torch.stack([toytown.scene(test.scene_index(k), 384).mask for k in range(12)])
+at_large = {stride: told_at(stride, large_masks) for stride in (4, 8, 16, 32)}
+assert at_large[8] > allowed[8] + 0.1 and at_large[16] > allowed[16] + 0.15
+print(*(f"stride {stride}: {allowed[stride]:.2f} -> {limit:.2f}   "
+        for stride, limit in at_large.items()))
+
+# %% [markdown]
+# In larger pictures stride 8 is no wall, and what counts is who knows *what*: context, several
+# scales, a strong backbone. That is where PSPNet and DeepLab were made for. Measure your things in
+# pixels before you choose.
+#
+# ### Where in the picture
+#
+# **Predict:** what do two networks *take* poles and boats for?
 
 # %%
 best, worst = order[0], order[-1]
@@ -462,15 +516,15 @@ for ax, name in zip(axes, (worst, best), strict=True):
     draw.confusion(ax, counts[name].sum(0), names, name)
 
 # %% [markdown]
-# Next by size. For every car, boat, tree and pole: which share of its pixels is right, by how many
-# pixels of it are seen?
+# FCN-32s takes cars for road and boats for water: what is around them. Next by size: for every car,
+# boat, tree and pole, which share of its pixels is right, by how many of them are seen?
 
 # %%
-SIZES = {"to 20": (1, 20), "21 to 80": (21, 80), "81 to 320": (81, 320), "more": (321, 10**6)}
+SIZES = {"to 20": (1, 20), "to 80": (21, 80), "to 320": (81, 320), "more": (321, 10**6)}
 KINDS_OF = [names.index(name) for name in ("car", "boat", "tree", "pole")]
 
-numbers = torch.stack([toytown.scene(test.scene_index(k), 96).instances for k in range(200)])
-numbers += (numbers > 0) * 200 * torch.arange(200)[:, None, None]           # one for each thing
+numbers = torch.stack([toytown.scene(test.scene_index(k)).instances for k in range(200)])
+numbers += (numbers > 0) * 200 * torch.arange(200)[:, None, None]      # one for each thing
 numbers *= torch.isin(masks, torch.tensor(KINDS_OF))
 pixels = numbers.flatten().bincount()[1:]
 
@@ -484,16 +538,14 @@ by_sizes = {name: by_size(labels) for name, labels in found.items()}
 print(f"{'pixels':<13}", *(f"{size:>10}" for size in SIZES))
 for name in order:
     print(f"{name:<13}", *(f"{share:10.2f}" for share in by_sizes[name]))
-assert all(shares[0] < shares[2] for shares in by_sizes.values())
+assert all(max(shares[:2]) < shares[3] for shares in by_sizes.values())
 
 # %% [markdown]
 # And by the distance from the nearest border between two classes:
 
 # %%
-import torch.nn.functional as F
-
 def distance_from_border(masks, most=12):
-    """For each pixel how far the nearest pixel of another class (or void) is, 1 up to `most`."""
+    """For each pixel how far the nearest one of another class (or void) is, 1 to `most`."""
     maps = F.pad(masks[:, None].float(), [1] * 4, mode="replicate")
     reached = (F.max_pool2d(maps, 3, 1) != -F.max_pool2d(-maps, 3, 1)).float()
     away = torch.full(masks.shape, most)
@@ -514,50 +566,50 @@ figure.set_size_inches(7.5, 3.4)
 ax.axis("on")
 for name, colour in zip(LINES, COLOURS, strict=True):
     ax.plot(range(1, 13), wrong[name], color=colour, marker="o", ms=3, label=name)
-ax.set(xlabel="pixels from the nearest border (12: or more)", ylabel="share wrong", ylim=(0, None))
-ax.legend(frameon=False, fontsize=8);
-
-# %%
-assert all(each[0] > 2 * each[-1] for each in wrong.values())
-near = {name: each[0] - each[-1] for name, each in wrong.items()}
-assert near["FCN-32s"] > near["U-Net"]
-print(*(f"{name}: {wrong[name][0]:.2f} at the border, {wrong[name][-1]:.2f} far from it"
-        for name in LINES), sep="\n")
+ax.set(xlabel="pixels from the nearest border (12: or more)", ylabel="share wrong")
+ax.legend(frameon=False, fontsize=8)
+assert all(each[0] > 10 * each[-1] for each in wrong.values())
+assert wrong["U-Net"][2] < 0.02 < wrong["FCN-32s"][6]
 
 # %% [markdown]
+# Far from all borders every network is right: what is hard is *near* them. U-Net's errors lie
+# nearly all within two pixels, FCN-32s' within eight.
+#
 # Last, scene by scene. **Predict:** do the networks fail on the same scenes?
 
 # %%
 accuracy = {name: each.diagonal(dim1=1, dim2=2).sum(1) / each.sum((1, 2))
             for name, each in counts.items()}
-alike_scenes = torch.corrcoef(torch.stack(list(accuracy.values())))
-off = alike_scenes[~torch.eye(len(nets), dtype=torch.bool)]
-assert off.median() > 0.5
-f"correlation of two networks' accuracies over the scenes: median {off.median():.2f}"
+like = torch.corrcoef(torch.stack(list(accuracy.values())))
+like = like[~torch.eye(len(nets), dtype=torch.bool)].median().item()
+last = torch.stack([each.argmin() for each in accuracy.values()])
+scene = last.mode().values.item()
+print(f"two networks' accuracies over the scenes: median correlation {like:.2f}")
+print(f"scene {scene} is the worst one for {(last == scene).sum()} of {len(nets)} networks")
+assert like > 0.5
 
 # %%
-shown = (worst, "DeepLab v3", best)
-figure, axes = draw.panels(4, rows=3, size=2.0)
-for row, name in enumerate(shown):
-    scene = accuracy[name].argmin().item()
-    draw.image(axes[4 * row], images[scene], f"scene {scene}")
-    draw.labels(axes[4 * row + 1], found[name][scene], f"{name}: {accuracy[name][scene]:.2f}")
-    other = best if name != best else order[1]
-    draw.labels(axes[4 * row + 2], found[other][scene], other)
-    draw.labels(axes[4 * row + 3], masks[scene], "truth")
+shown = ("FCN-32s", "DeconvNet", "DeepLab v3+", "U-Net")
+figure, axes = draw.panels(6, size=1.9)
+draw.image(axes[0], images[scene], f"scene {scene}")
+for ax, name in zip(axes[1:], shown, strict=False):
+    draw.labels(ax, found[name][scene], f"{name}: {accuracy[name][scene]:.2f}")
+draw.labels(axes[5], masks[scene], "truth")
 
 # %% [markdown]
-# Largely on the same: hard scenes are hard for all. That is why the differences above were surer
-# than the scores. And what follows from how each is built?
+# On the same: hard scenes are hard for all. (That is why differences were surer than scores.) Pink
+# trees at dusk; and U-Net draws its error with the finest outline.
 #
 # | network | what it does badly here | because |
 # |---|---|---|
-# | FCN-32s, DeepLab v3 | everything thin; outlines | one map at stride 32 or 16, then straight lines |
-# | FCN-16s, 8s, hypercolumns | the thin, less and less | scores of earlier maps, and few channels left for them |
-# | DeconvNet | small things | it has only what passes the bottleneck, and places |
-# | PSPNet, DeepLab v1, v2 | outlines | stride 8 to the end |
-# | U-Net | large areas far from borders | detail everywhere, view that ends |
-# | DeepLab v3+ | what is finer than stride 4 | its early map has that stride |
+# | FCN-32s | all but large areas | one map at stride 32, then straight lines |
+# | FCN-16s, FCN-8s, hypercolumns | thin things | earlier maps at stride 16 and 8; four channels to see with |
+# | DeconvNet | all that is small, but lines | 3 × 3 places at its waist; switches |
+# | DeepLab v1 | small things, for most work of all | stride 8 by rates, and one rate |
+# | DeepLab v2, PSPNet | lines and posts | stride 8 to the end |
+# | DeepLab v3 | cars, boats, lines | stride 16 to the end |
+# | DeepLab v3+ | lines and posts, less | an early map, at stride 4 |
+# | U-Net | posts and boats, least of all | stride 1 to the end; its price is work and memory |
 
 # %% [markdown]
 # ## Two at a time
@@ -578,20 +630,20 @@ exercises.who_is_right.check(who_is_right)
 
 # %% [markdown]
 # In the explorer choose any two networks and any scene; wipe from one to the other; where they
-# disagree is lit. The second twelve scenes are the first twelve at *dusk*, with a third of their
-# light, which no network has ever seen. **Predict**, then try:
+# disagree is lit. Scenes 12 to 23 are scenes 0 to 11 again at *dusk*, with a third of their light.
+# **Predict**, then try:
 #
 # 1. FCN-32s and FCN-8s: where do they disagree, and who is right there?
-# 2. U-Net and DeepLab v3+: on how many pixels? Is the better one right on nearly all of them?
-# 3. FCN-8s and hypercolumns, nearly the same information: do they agree more?
-# 4. At dusk: do all lose alike?
+# 2. U-Net and DeepLab v3+: is the better one right nearly everywhere they differ?
+# 3. FCN-8s and hypercolumns, the same three maps behind the same stages: do they agree more?
+# 4. At dusk: do all lose alike? Is U-Net still the best?
 
 # %%
 from segviz.widgets import CompareExplorer
 
-dusk = images[:12] / 3
-pictures, truths = torch.cat([images[:12], dusk]), masks[:12].repeat(2, 1, 1)
-explorer = CompareExplorer(nets, pictures, truths, names, draw.PALETTE)
+pictures = torch.cat([images[:12], images[:12] / 3])
+explorer = CompareExplorer(nets, pictures, masks[:12].repeat(2, 1, 1), names, draw.PALETTE,
+                           left="FCN-32s", right="FCN-8s")
 explorer
 
 # %%
@@ -600,11 +652,13 @@ def disputed(a, b):
             for three in zip(found[a], found[b], masks, strict=True)]
     return torch.tensor(each).sum(0)
 
-labelled = (masks != 255).sum()
+labelled, right = (masks != 255).sum(), {}
 for a, b in (("FCN-32s", "FCN-8s"), ("U-Net", "DeepLab v3+"), ("FCN-8s", "hypercolumns")):
     differ, first, second, neither = disputed(a, b).tolist()
-    print(f"{a} and {b}: {differ / labelled:.1%} of the pixels; right are the first on "
-          f"{first / differ:.0%}, the second on {second / differ:.0%}")
+    right[a] = first / differ, second / differ, neither / differ
+    print(f"{a} and {b}: {differ / labelled:.1%} of the pixels; there right are the first",
+          "{:.0%}, the second {:.0%}, neither {:.0%}".format(*right[a]))
+assert right["FCN-32s"][1] > 0.5 and 0.05 < right["U-Net"][1] < 0.3
 
 # %%
 at_dusk = {}
@@ -613,47 +667,55 @@ for name, net in nets.items():
     at_dusk[name] = metrics.pixel_accuracy(there)
     by_day = metrics.pixel_accuracy(counts[name][:20].sum(0))
     print(f"{name:<13} pixel accuracy by day {by_day:.2f}   at dusk {at_dusk[name]:.2f}")
-assert max(at_dusk.values()) < min(metrics.pixel_accuracy(counts[name][:20].sum(0))
-                                   for name in nets if name != "FCN-32s")
+light = rank_correlation(score, at_dusk)
+assert at_dusk["U-Net"] < 0.5 and light < 0.8
+f"rank correlation of mean IoU by day and accuracy at dusk: {light:.2f}"
+
+# %% [markdown]
+# 1: on outlines and small things, and the finer one is mostly right there, not always. 2: no; on
+# one of eight pixels that they dispute v3+ is right. 3: half as much is disputed, and on a seventh
+# of it neither is right. 4: all break down, U-Net from 0.97 to 0.19, and the order is another one.
+# A score is a score *on such pictures*. (`segviz train` changes light a little, unasked; for dusk
+# you would have to show it dusk.)
 
 # %% [markdown]
 # ## Which to take
 #
-# From what was measured, by what you need:
+# One wins nearly everything here. But what if work or memory cannot be had? The best that each
+# budget buys:
 
 # %%
-thin = [names.index(name) for name in ("pole", "marking")]
-thin_iou = dict(zip(order, table[:, thin].mean(1).tolist(), strict=True))
-good = [name for name in nets if score[name] > score[best] - 0.1]
-needs = {
-    "best mean IoU": max(score, key=score.get), "outlines": max(outline, key=outline.get),
-    "thin things": max(thin_iou, key=thin_iou.get),
-    "things of up to 20 pixels": max(by_sizes, key=lambda name: by_sizes[name][0]),
-    "least work, within 0.1 of the best": min(good, key=work.get),
-    "least memory in training, within 0.1": min(good, key=memory.get),
-    "fastest here, within 0.1": min(good, key=latency.get),
-}
-for need, name in needs.items():
-    print(f"{need:<38} {name}")
+def best_within(price, most, goal=score):
+    return max((name for name in nets if price[name] <= most), key=goal.get)
+
+for what, price, limits in (("M multiply-adds", work, (18e6, 25e6, 50e6, 120e6)),
+                            ("MB to train", memory, (2e6, 4e6, 5e6, 8e6))):
+    print(what, *(f"  up to {most / 1e6:.0f}: {best_within(price, most)}" for most in limits))
+assert best_within(work, 50e6) == "DeepLab v3+" and best_within(work, 120e6) == "U-Net"
 
 # %% [markdown]
-# Two warnings about that list. It holds for *half a million weights, from scratch, on small drawn
-# scenes*, and every entry that is won by less than the intervals above is a coin. And some needs
-# are not in it, but were measured in other lessons: evidence at the other end of the picture
-# (PSPNet, lesson 9: with a pyramid right wherever the beacon stood, without it a coin beyond its
-# field); few pictures (U-Net with turned and bent copies, lesson 8); pictures larger than memory
-# (tiles need a field that ends: U-Net, lesson 8; a pyramid's mean over a tile is another one).
+# Two warnings. That holds for *half a million weights, from scratch, on small drawn scenes*, one
+# seed each. And some needs are not in it, but were measured in other lessons:
+#
+# | you need | take | because |
+# |---|---|---|
+# | things of a few pixels, lines, outlines | U-Net, then v3+ | stride 1, stride 4 |
+# | little work, a small device | FCN-8s, v3+ | on the front above |
+# | evidence far away | PSPNet | right wherever it stood; without the pyramid a coin (lesson 9) |
+# | things of many sizes | ASPP: v3, v3+ | right at three scales (lesson 12) |
+# | few pictures | U-Net, turned and bent copies | three pictures found nearly as many cells as 30 (lesson 8) |
+# | pictures larger than memory | U-Net, by tiles | its field ends; a pyramid would hear the tile alone (lessons 8, 9) |
+# | photographs, large things | any, on a backbone that knows ImageNet | below |
 #
 # On photographs, with a backbone that has learned on ImageNet, the order is another. By the papers'
 # own abstracts, on VOC 2012's test set: FCN-8s 62.2, in the journal version 67.2; DeepLab v2 79.7;
-# PSPNet 85.4; DeepLab v3+ 89.0. **Predict** how much of these 27 points is architecture. Nobody
-# knows: VGG16 became ResNet-101 and Xception, thousands of pictures more were used from v2 on, test
-# pictures were shown at several scales. Lesson 12 took one of these steps apart: of 9 points, ASPP
-# was 0.8.
+# PSPNet 85.4; DeepLab v3+ 89.0. **Predict** how much of these 27 points is architecture. One cannot
+# tell: VGG16 became ResNet-101 and Xception, and other data sets were used besides. Lesson 12 took
+# one of these steps apart: of v2's 9 points, ASPP was 0.8.
 #
-# > **Myth or measured?** *"DeepLab v3+ is better than U-Net."* On what, with which weights, trained
-# > how long? Here, from scratch and at half a million, see above. A backbone that has seen ImageNet
-# > has mostly been worth more than any head; and U-Net, as printed, has none.
+# > **Myth or measured?** *"DeepLab v3+ is better than U-Net."* On which pictures, with which
+# > weights, trained how long? Here it is the other way round, and by far, because the things are
+# > small. The sentence, and its opposite, say nothing without the rest.
 #
 # ## Your own pictures
 #
@@ -664,7 +726,6 @@ for need, name in needs.items():
 # %%
 OWN = None      # a path: it holds train/images, train/masks, val/images, val/masks (PNG)
 
-# %%
 import tempfile
 from pathlib import Path
 
@@ -704,8 +765,8 @@ except ValueError as error:
     print(str(error).replace(str(place), "..."))
 
 # %% [markdown]
-# Had there been a third class, it would not have noticed: "not labelled" would have become class 0,
-# and everything else its neighbour. Numbers carry no names.
+# Had `classes.txt` named three classes, nothing would have been noticed: "not labelled" is then
+# class 0, and background is cell. Numbers carry no names.
 #
 # **Exercise 4.** Bring them to labels.
 
@@ -728,11 +789,11 @@ if not OWN:
         Image.fromarray(labels.byte().numpy()).save(path)
 
 # %% [markdown]
-# Now look at all of it. On the command line that is `segviz look --data FOLDER`. **Predict:** what
-# will it say of the 33 pictures?
+# Now look at all of it. On the command line that is `segviz look FOLDER`. **Predict:** what will it
+# say of the 33 pictures?
 
 # %%
-from segviz.data.survey import contact_sheet, survey
+from segviz.data.survey import survey
 
 digests = {}
 surveys = {split: survey(Folder(DATA, split), seen=digests) for split in ("train", "val")}
@@ -742,22 +803,14 @@ if not OWN:
     assert any("twice" in notice for notice in surveys["val"].notices)
 
 # %%
-from segviz.runs.pictures import palette
-
-COLOURS = palette(len(surveys["train"].classes))
-contact_sheet(Folder(DATA, "train"), surveys["train"], COLOURS, count=6);
-
-# %% [markdown]
-# One picture is in both splits. The network would be *tested on what it has learned*, and one of
-# nine is enough to move a score. Take it out of val.
-
-# %%
 if not OWN:
     for part in ("images", "masks"):
         (made / "val" / part / "best_one.png").unlink()
-    assert not survey(Folder(DATA, "val"), seen={}).notices
 
 # %% [markdown]
+# One picture is in both splits. The network would be *tested on what it has learned*, and one of
+# nine is enough to move a score. So it went out of val.
+#
 # Train. What is not said is chosen by the data and the machine, and written down. This run is short
 # (leave `steps` out for a real one), and is `segviz train --model unet --data FOLDER --out RUN`.
 
@@ -770,26 +823,28 @@ history = train(run, "unet", str(DATA), steps=80, width=8, size=64, batch_size=6
 sorted(path.name for path in run.iterdir())
 
 # %% [markdown]
-# Scores, and the worst pictures first: they are where mistakes in the *masks* show, too. (`segviz
+# Scores, and the worst pictures: they are where mistakes in the *masks* show, too. (`segviz
 # evaluate RUN`.)
 
 # %%
 from segviz import runs
 
-network, val = checkpoint.load(runs.file_of(run)), Folder(DATA, "val")
-scores = evaluate(network, val, batch_size=4, classes=val.classes)
-print(scores)
+result = runs.evaluate(run, {}, "cpu")
+print(str(result).replace(str(place), "..."))
 if not OWN:
-    assert scores.class_iou[1] > 0.4
+    assert result.scores.class_iou[1] > 0.4
 
 # %%
-each = [metrics.pixel_accuracy(metrics.confusion_matrix(predict(network, image), mask,
-                                                        len(COLOURS))) for image, mask in val]
+from segviz.runs.pictures import palette
+
+network, val = checkpoint.load(runs.file_of(run)), Folder(DATA, "val")
+colours = palette(len(surveys["train"].classes))
 figure, axes = draw.panels(3, rows=2, size=2.2, titles=("worst", "prediction", "truth"))
-for row, k in enumerate(torch.tensor(each).argsort()[:2].tolist()):
-    draw.image(axes[3 * row], val[k][0])
-    draw.labels(axes[3 * row + 1], predict(network, val[k][0]), palette=COLOURS)
-    draw.labels(axes[3 * row + 2], val[k][1], palette=COLOURS)
+for row, each in enumerate(result.worst[:2]):
+    image, mask = val[each.item]
+    draw.image(axes[3 * row], image)
+    draw.labels(axes[3 * row + 1], predict(network, image), palette=colours)
+    draw.labels(axes[3 * row + 2], mask, palette=colours)
 
 # %% [markdown]
 # And a new picture, of another size, out of no data set: `segviz predict RUN PICTURE --out DIR`.
@@ -801,9 +856,10 @@ if OWN:
     new = val.pairs[0][0]
 else:
     new = made / "new.png"
-    saved((Cells("test", size=(120, 200), length=1)[0][0][0] * 255).round().byte(), "new.png")
-overlay, = predict_files(run, new, place / "out", save=("overlay",), device="cpu",
-                         say=lambda line: None)
+    image, _ = Cells("test", size=(120, 200), length=1)[0]
+    saved((image[0] * 255).round().byte(), "new.png")
+overlay, *_ = predict_files(run, new, place / "out", save=("overlay",), device="cpu",
+                            say=lambda line: None)
 figure, axes = draw.panels(2, size=3.4)
 for ax, path in zip(axes, (new, overlay), strict=True):
     draw.image(ax, np.array(Image.open(path).convert("RGB")))
@@ -823,10 +879,13 @@ for ax, path in zip(axes, (new, overlay), strict=True):
 results = course.ROOT / "data/results/gpu.json"
 if torch.cuda.is_available():
     print(f"{torch.cuda.get_device_name()}: leave out width, size, steps and device above")
-elif results.exists():
-    print(results.read_text(encoding="utf-8")[:2000])
+if results.exists():
+    measured = json.loads(results.read_text(encoding="utf-8"))
+    for name, one in measured.get("throughput", {}).items():
+        print(name, one["device"], {way: each.get("images a second")
+                                    for way, each in one["contenders"].items()})
 else:
-    print("no GPU here, and none was measured: benchmarks/gpu.py does it where there is one")
+    print("no GPU has been measured yet: benchmarks/gpu.py does it where there is one")
 
 # %% [markdown]
 # ### Away from here
@@ -838,64 +897,59 @@ else:
 # %%
 from segviz import export
 
-print(str(export.to_program(network, place / "unet.pt2", size=64)).replace(str(place), "..."))
+def told(exported):
+    return str(exported).replace(str(place), "...")
+
+print(told(export.to_program(network, place / "unet.pt2", size=64)))
 try:
-    print(str(export.to_onnx(network, place / "unet.onnx", size=64)).replace(str(place), "..."))
+    print(told(export.to_onnx(network, place / "unet.onnx", size=64)))
 except ImportError as error:
     print(error)
-
-# %%
-program = torch.export.load(place / "unet.pt2").module()
-picture = torch.rand(1, 3, 96, 64)
-with torch.no_grad():
-    assert torch.allclose(program(picture), network(picture), atol=1e-4)
 
 # %% [markdown]
 # ## What came after, and what stayed
 #
-# This course ends in 2018. Since then, in five steps, each from its paper's abstract:
+# This course ends in 2018. What came then, by the papers' abstracts:
 #
 # - **Transformers** (SETR, 2021): the picture as a row of patches, and every layer hears all of
 #   them. Lesson 3's question, how far does it see, is answered in the first layer. Lesson 11's mean
 #   field was attention already.
-# - **SegFormer** (2021): such an encoder with maps of several sizes, and a decoder so plain that you
-#   have built it (below).
+# - **SegFormer** (2021): such an encoder with maps of several sizes, and a decoder so plain that
+#   you have built it (below).
 # - **Masks instead of pixels** (MaskFormer, 2021; Mask2Former, 2022): a set of masks, each with one
 #   class. One model then answers several of lesson 1's five questions.
-# - **Segment Anything** (SAM, 2023): over a billion masks on 11 million pictures; asked by a point
-#   or a box; masks without names.
+# - **Segment Anything** (SAM, 2023): over a billion masks on 11 million pictures; asked by a
+#   prompt, such as a point or a box.
 # - **Features without labels** (DINOv2, 2023), used frozen; and **names by text** (LSeg, 2022): a
 #   pixel's features are compared with those of a word, so that the list of classes is open.
 #
 # SegFormer's decoder: four maps, each through a linear layer; enlarged; stacked; a 1 × 1
-# convolution. **Predict:** which lesson had that?
+# convolution. **Predict:** which lesson had that? (Biases are left out.)
 
 # %%
 torch.manual_seed(0)
 maps = [torch.randn(1, channels, 32 // stride, 32 // stride)
         for channels, stride in ((32, 1), (64, 2), (160, 4), (256, 8))]
-linear = [torch.nn.Linear(each.shape[1], 20) for each in maps]
-fuse = torch.nn.Conv2d(80, 20, 1, bias=False)
+linear = [torch.randn(20, each.shape[1]) for each in maps]              # a weight each
+fuse = torch.randn(20, 80)
 
 def enlarged(each):
     return F.interpolate(each, size=32, mode="bilinear", align_corners=False)
 
-in_turn = [enlarged(one(each.movedim(1, -1)).movedim(-1, 1))
-           for one, each in zip(linear, maps, strict=True)]
-segformer = fuse(torch.cat(in_turn, 1))
+def pointwise(weight, maps):
+    return F.conv2d(maps, weight[..., None, None])
 
-# %%
-columns = torch.cat([enlarged(each) for each in maps], 1)              # lesson 6: hypercolumns
-parts = [part[:, :, 0, 0] for part in fuse.weight.split(20, dim=1)]
-weight = torch.cat([part @ one.weight for part, one in zip(parts, linear, strict=True)], 1)
-bias = sum(part @ one.bias for part, one in zip(parts, linear, strict=True))
-by_hand = F.conv2d(columns, weight[..., None, None], bias)
-assert torch.allclose(segformer, by_hand, atol=1e-4)
-tuple(columns.shape), tuple(weight.shape)
+in_turn = [enlarged(pointwise(w, each)) for w, each in zip(linear, maps, strict=True)]
+segformer = pointwise(fuse, torch.cat(in_turn, 1))
+
+columns = torch.cat([enlarged(each) for each in maps], 1)        # lesson 6: hypercolumns
+both = torch.cat([part @ w for part, w in zip(fuse.split(20, 1), linear, strict=True)], 1)
+assert torch.allclose(segformer, pointwise(both, columns), rtol=1e-3, atol=1e-2)
+tuple(columns.shape), tuple(both.shape)
 
 # %% [markdown]
-# Hypercolumns, to the last digit, and one 1 × 1 convolution: up to there all is linear. (Then come
-# batch norm, a ReLU, the scores.) The encoder is new. What stayed:
+# Hypercolumns, and one 1 × 1 convolution: up to there all is linear. (Then come batch norm, a ReLU,
+# the scores.) The encoder is new. What stayed:
 #
 # - an encoder, a decoder, and **skips**: what is coarse knows *what*, what is fine knows *where*.
 #   The networks that remove noise in diffusion models are U-Nets in the main (Ho and others, 2020);
@@ -911,10 +965,10 @@ tuple(columns.shape), tuple(weight.shape)
 # A fully connected layer is a convolution, so a classifier can be asked everywhere. What it answers
 # is coarse, for it has pooled: what it gained in knowing *what*, it lost in *where*. All that
 # followed gives *where* back: by enlarging, which invents nothing; by earlier maps, as scores, as
-# features, as places; by not pooling, and reading with holes instead. Or it brings farther evidence:
-# means of regions, several rates. And what is drawn softly can be drawn again along the picture's
-# edges, at a price. No step was free, each answered a failure that could be measured, and none of
-# its promises was true without a measurement.
+# features, as places; by not pooling, and reading with holes instead. Or it brings farther
+# evidence: means of regions, several rates. And what is drawn softly can be drawn again along the
+# picture's edges, at a price. No step was free, each answered a failure that could be measured, and
+# none of its promises was true without a measurement.
 #
 # **Where to go on.** Your own pictures, with the commands above. The papers, which you can now read
 # with a pencil. SegFormer and Mask2Former's code, of which you know most. And whenever somebody
@@ -927,17 +981,19 @@ tuple(columns.shape), tuple(weight.shape)
 #
 # - Scores of different lessons, or papers, cannot be compared. A rule can: same scenes, same steps,
 #   same weights; and it favours somebody, too.
-# - The choice of scenes alone moves a mean IoU; two networks on the same scenes can be told apart
-#   better than their intervals suggest; another seed moves it as much again.
-# - Multiply-adds, time and memory are three different prices.
-# - What ranks the networks are thin and small things, and outlines; they fail on the same scenes.
+# - The choice of 200 scenes moves a mean IoU by 0.01 up or down. On the same scenes two networks
+#   are told apart better than their intervals suggest. Another seed moves it more.
+# - Multiply-adds, time and memory are three prices. The front: hypercolumns, FCN-8s, v3+, U-Net.
+# - What ranks the networks here is their finest stride against the size of things: true shares at
+#   stride 8 give no more than the best network there has. In larger pictures that wall is gone.
+# - They fail near borders, on small and thin things, on the same scenes; and in another light all.
 # - Before training, look: labels that mean something else, pictures in two splits.
 
 # %%
 print("Scoreboard: Toytown at 96 x 96, 200 test scenes, half a million weights each")
 for name in order:
     print(f"{name:<13} mean IoU {score[name]:.3f}    boundary IoU {outline[name]:.3f}    "
-          f"{work[name] / 1e6:6.1f} M multiply-adds    {memory[name] / 1e6:5.1f} MB to train")
+          f"{work[name] / 1e6:5.1f} M multiply-adds    {memory[name] / 1e6:.1f} MB to train")
 
 # %% [markdown]
 # **Sources.** Efron: *Bootstrap Methods: Another Look at the Jackknife*, Annals of Statistics 1979.
@@ -951,5 +1007,5 @@ for name in order:
 # Segmentation*, CVPR 2022 (Mask2Former). Kirillov and others: *Segment Anything*, 2023. Oquab and
 # others: *DINOv2*, 2023. Li and others: *Language-driven Semantic Segmentation*, ICLR 2022 (LSeg).
 # Ho, Jain, Abbeel: *Denoising Diffusion Probabilistic Models*, NeurIPS 2020. Words: bootstrap
-# 부트스트랩, confidence interval 신뢰 구간, Pareto front 파레토 프런트, multiply-add 곱셈-덧셈 연산, latency 지연 시간,
-# batch 배치, overfitting 과적합.
+# 부트스트랩, confidence interval 신뢰 구간, Pareto front 파레토 프런트, multiply-add 곱셈-덧셈 연산, latency 지연 시간, test
+# set 시험 집합, mask classification 마스크 분류.
