@@ -48,7 +48,7 @@ def place(name: str) -> Path:
     return Path(os.environ.get("SEGVIZ_REAL_DATA", ROOT.parent / "shared" / "data")) / name
 
 
-def trained(out: Path, data: Path, preset: dict, **options) -> dict:
+def trained(out: Path, data: Path, classes: tuple[str, ...], preset: dict, **options) -> dict:
     """What a run took, and its scores on test."""
     asked = {name: value for name, value in preset.items() if name not in ("model", "bar")}
     begun, before = (out / "last.safetensors").exists(), _processor()
@@ -60,11 +60,11 @@ def trained(out: Path, data: Path, preset: dict, **options) -> dict:
         "recipe": chosen, "minutes": round(history.seconds / 60, 1),
         "processor minutes": None if begun else round((_processor() - before) / 60, 1),  # of the whole run, or not told
         "best step": max(history.val, key=lambda pair: pair[1].mean_iou)[0],
-        "test": numbers(out, "test", options.get("device")),
+        "test": numbers(out, "test", classes, options.get("device")),
     }  # fmt: skip
 
 
-def numbers(run: Path, split: str, device=None) -> dict:
+def numbers(run: Path, split: str, classes: tuple[str, ...], device=None) -> dict:
     """IoU, recall and precision of each class, of one confusion matrix over the images of a split, at their sizes."""
     found = runs.evaluate(run, {"split": split}, device)
     counts, iou = found.scores.counts.double(), found.scores.class_iou.tolist()
@@ -75,7 +75,7 @@ def numbers(run: Path, split: str, device=None) -> dict:
             "precision": round((right / said.clamp(min=1))[label].item(), 4),
             "share of the pixels": round((there / counts.sum())[label].item(), 5),
         }
-        for label, name in enumerate(found.scores.classes or map(str, range(len(iou))))
+        for label, name in enumerate(classes)
     }  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     device, data = training.choose_device(given.device), given.data or place(given.set)
     options = {"device": device.type} | ({"workers": 0} if device.type == "cpu" else {})
     out = Path(tempfile.mkdtemp()) if given.steps else ROOT / "build" / "real" / given.set / given.preset
-    found = {"preset": preset} | trained(out, data, preset, **options) | machine(device)
+    found = {"preset": preset} | trained(out, data, CLASSES[given.set], preset, **options) | machine(device)
     print(json.dumps(found, indent=2))
     if given.steps:
         return shutil.rmtree(out)
