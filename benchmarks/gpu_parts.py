@@ -104,13 +104,15 @@ class Profiled(Clock):
 
     def __init__(self, device: torch.device, steps: int, warm: int):
         activity = torch.profiler.ProfilerActivity
-        self.profile = torch.profiler.profile(activities=[activity.CUDA if device.type == "cuda" else activity.CPU])
+        activities = [activity.CUDA if device.type == "cuda" else activity.CPU]
+        self.profile = torch.profiler.profile(activities=activities, acc_events=True)  # else torch 2.11 warns
         super().__init__(device, steps, warm)
 
     def stepped(self, *_) -> None:
         super().stepped()
         if self.done == self.warm:
             self.profile.start()
+            self.start = self.now()  # starting takes seconds
         if self.done == self.steps:
             self.profile.stop()
 

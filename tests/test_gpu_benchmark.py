@@ -60,6 +60,17 @@ def test_the_recipe_and_fit_train_alike(training):
         torch.testing.assert_close(after[1][name], change, rtol=1e-3, atol=1e-6)
 
 
+def test_the_recipe_with_amp_trains_nearly_as_in_float32(training):
+    torch.manual_seed(0)
+    first = models.UNet(3, width=2, depth=2, norm=True, dropout=0.0)
+    after = []
+    for amp in (False, True):
+        network = copy.deepcopy(first)
+        training.torchvision_recipe(network, items(), training.Clock(CPU, 3), batch_size=2, workers=0, amp=amp)
+        after.append(torch.cat([change.flatten() for change in changes(first, network).values()]))
+    assert 0 < (after[0] - after[1]).norm() < 0.1 * after[0].norm()
+
+
 def test_a_second_head_counts_half_and_learns_ten_times_as_fast(training):
     torch.manual_seed(0)
     first = models.PSPNet(3, width=2, layers=(1, 1, 1, 1), auxiliary=True)
