@@ -10,7 +10,9 @@ stages    milliseconds of one process for one item, the median: the picture deco
 training  `fit`, images a second, on: crops that lie in memory as tensors, nothing left to do; the files, read anew each
           time, as where they are too many to be kept; the files as `Folder` has them, which keeps a quarter of a GiB,
           loaded by the process that trains, or by as many beside it as `segviz train` takes here. They take turns; of
-          each the steps after a first epoch count, and the median of the rounds. "share" is of the first.
+          each the steps after a first epoch count, and the median of the rounds. "share" is of the first, by the clock;
+          "of processor" the same of the training process's processor time, which other work on the machine leaves alone
+          (with one thread: more wait for work by turning round).
 
 Two networks: the U-Net that `segviz train` takes where nothing is said, and one of two convolutions that stands for
 a device so fast that loading is all there is to see. On the CPU the device is the same cores: a loading process takes
@@ -44,7 +46,7 @@ from segviz.training import choose_device, fit
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results" / "loading.json"
 KINDS = {"png": {}, "jpg": {"quality": 90}}
-COUNT, BATCH, CROP, WARM = 24, 8, 256, 4
+COUNT, BATCH, CROP, WARM = 24, 8, 256, 3
 
 
 def small(_width: int) -> nn.Module:
@@ -67,7 +69,7 @@ class Timed(nn.Module):
     def forward(self, images):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.times.append(time.perf_counter())
+        self.times.append((time.perf_counter(), time.process_time()))
         return self.network(images)
 
 
@@ -115,15 +117,25 @@ def cropped(data: Folder, augment: Augment) -> TensorDataset:
     return TensorDataset(*map(torch.stack, zip(*items, strict=True)))
 
 
-def rate(network: nn.Module, data, augment, workers: int, steps: int, device: torch.device) -> float:
-    """Images a second, after the first steps."""
+def paced(network: nn.Module, data, augment, workers: int, steps: int, device: torch.device) -> tuple[float, float]:
+    """Seconds an image, after the first steps, by the clock and of this process's processor time."""
     timed = Timed(network, device)
     fit(timed, data, steps=WARM + steps, batch_size=BATCH, augment=augment, workers=workers, device=device, show=False)
-    return BATCH * (steps - 1) / (timed.times[-1] - timed.times[WARM])
+    images = BATCH * (steps - 1)
+    return tuple((end - begin) / images for begin, end in zip(timed.times[WARM], timed.times[-1], strict=True))
+
+
+def told(clock: float, processor: float, clock_in_memory: float, processor_in_memory: float) -> dict:
+    """Rates and shares of one contender."""
+    return {
+        "images a second": round(1 / clock, 2), "share": round(clock_in_memory / clock, 3),
+        "processor ms an image": round(1000 * processor, 1),
+        "of processor": round(processor_in_memory / processor, 3),
+    }  # fmt: skip
 
 
 def compared(data: Folder, augment: Augment, given: argparse.Namespace, device: torch.device) -> dict:
-    """Images a second of each contender, by network."""
+    """What each contender reaches, by network."""
     held, count = cropped(data, augment), loaders(str(data.root), device.type == "cuda")
     anew = Folder(data.root, "train", CLASSES, keep=0)
     contenders = {"in memory": (held, None, 0), "files, read anew": (anew, augment, 0), "files": (data, augment, 0)}
@@ -138,12 +150,10 @@ def compared(data: Folder, augment: Augment, given: argparse.Namespace, device: 
         for _ in range(given.rounds):
             for contender, (items, cut, workers) in contenders.items():
                 torch.manual_seed(0)
-                rounds[contender].append(rate(made(given.width), items, cut, workers, given.steps, device))
-        rates = {contender: statistics.median(found) for contender, found in rounds.items()}
-        result[name] = {
-            contender: {"images a second": round(found, 2), "share": round(found / rates["in memory"], 3)}
-            for contender, found in rates.items()
-        }
+                rounds[contender].append(paced(made(given.width), items, cut, workers, given.steps, device))
+        medians = {contender: [statistics.median(side) for side in zip(*found, strict=True)]
+                   for contender, found in rounds.items()}  # fmt: skip
+        result[name] = {contender: told(*found, *medians["in memory"]) for contender, found in medians.items()}
     return result
 
 
