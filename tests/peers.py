@@ -1,6 +1,7 @@
 """Processes that train together on one machine, and what becomes of the others when one is lost.
 
     python tests/peers.py cases FOLDER [--only "killed in a step,..."]      each case in processes of its own
+    python tests/peers.py agree FOLDER                                      one, two and three processes: the same?
     python tests/peers.py train FOLDER                                      one process, as torchrun starts it
 
 A process that comes to a place that FOLDER/wait names (step, scoring, saving) says so in FOLDER/reached{rank} and stays
@@ -28,7 +29,7 @@ import resumes
 import torch
 from torch.utils.data import TensorDataset
 
-from segviz import checkpoint
+from segviz import checkpoint, training
 from segviz.training import processes
 
 LONG = 300  # seconds for what takes a few, on a machine that does much else
@@ -203,6 +204,33 @@ def case(folder: Path, name: str) -> dict:
     }  # fmt: skip
 
 
+def agree(folder: Path) -> dict:
+    """What one, two and three processes find, each in words of its own: that of rank 0 of one comes first."""
+    found = []
+    for world in (1, 2, 3):
+        (folder / f"world{world}").mkdir(parents=True)
+        here = folder / f"world{world}"
+        assert together(here, world, lambda here=here: compared(here)) == [0] * world, (here / "said0").read_text()
+        found += [json.loads((here / f"found{rank}").read_text()) for rank in range(world)]
+    return {"found": found}
+
+
+def compared(folder: Path) -> int:
+    """Scores of data that processes cannot share evenly, and short trainings without batch norm and dropout."""
+    torch.set_num_threads(1)
+    scenes, model = resumes.scenes(), resumes.network(plain=True)
+    sizes = [(image[:, : 20 - 2 * (i % 3)], label[: 20 - 2 * (i % 3)]) for i, (image, label) in enumerate(scenes)][:11]
+    found = {"scores": [training.evaluate(model, data, batch_size=3, show=False).as_json()
+                        for data in (sizes, list(scenes)[:1], list(scenes)[:7])]}  # fmt: skip
+    for name, items, batch_size in (("uneven parts", 22, 7), ("fewer images than a batch", 5, 16)):
+        model, val = resumes.network(plain=True), sizes
+        history = training.fit(model, list(scenes)[:items], val, steps=6, batch_size=batch_size, lr=0.01, show=False)
+        weights = torch.cat([weight.flatten() for weight in model.parameters()]).tolist()
+        found[name] = {"loss": history.loss, "weights": weights, "scores": history.val[0][1].as_json()}
+    (folder / f"found{os.environ['RANK']}").write_text(json.dumps(found))
+    return 0
+
+
 def wrong(folder: Path, name: str) -> dict:
     """What processes say that cannot train together."""
     if name == "a run in the way":
@@ -218,12 +246,14 @@ def wrong(folder: Path, name: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("cases", "train"))
+    parser.add_argument("what", choices=("cases", "agree", "train"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default=",".join(CASES), help="names of cases, commas between")
     given = parser.parse_args()
     if given.what == "train":
         sys.exit(train(given.folder))
+    if given.what == "agree":
+        return print(json.dumps(agree(given.folder)))
     for name in given.only.split(","):
         print(json.dumps(case(given.folder / name.replace(" ", "_"), name)), flush=True)
 

@@ -1,5 +1,6 @@
 """Several processes train one network as one does; and where one is lost, the others say so, stop, and keep the run."""
 
+import contextlib
 import json
 import os
 import re
@@ -134,23 +135,54 @@ def test_processes_that_cannot_meet_say_where(monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(processes, "JOIN", processes.timedelta(seconds=0.2))
-    with pytest.raises(Gone, match="the processes cannot meet at 127.0.0.1:1: rank 0 runs there"):
+    with pytest.raises(Gone, match=r"the processes cannot meet at 127\.0\.0\.1:1: rank 0 runs there"):
         processes.place("cpu")
+
+
+def test_a_slow_process_is_waited_for_half_an_hour_also_by_nccl(monkeypatch):
+    """By itself NCCL gives up after ten minutes: a large validation set may take one process longer."""
+    joined = {}
+    monkeypatch.setattr(processes, "rendezvous", lambda *_, **__: iter([(torch.distributed.HashStore(), 0, 1)]))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **how: joined.update({backend: how}))
+    for name in ("_store", "_names"):
+        monkeypatch.setattr(processes, name, None)
+    processes._join("nccl")
+    assert joined["nccl"]["timeout"].total_seconds() == 1800 and f"process {os.getpid()} on" in processes._names[0]
 
 
 # -- what happens, in several
 
 
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    """What became of each of `peers.CASES`, in processes of one program that has no threads and may fork."""
+def told(what: str, folder) -> list[dict]:
+    """What `peers` prints, a program of its own: one that has no threads may fork."""
     if not hasattr(os, "fork"):
         pytest.skip("there is no fork")
-    command = [sys.executable, peers.__file__, "cases", str(tmp_path_factory.mktemp("cases"))]
-    seen = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    command = [sys.executable, peers.__file__, what, str(folder)]
+    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    seen = subprocess.run(command, capture_output=True, text=True, env=alone | {"OMP_NUM_THREADS": "1"},
                           timeout=peers.LONG * len(peers.CASES))  # fmt: skip
     assert seen.returncode == 0, seen.stderr
-    return {found["case"]: found for found in map(json.loads, seen.stdout.splitlines())}
+    return [json.loads(line) for line in seen.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_two_and_three_processes_find_what_one_finds(tmp_path):
+    """Without batch norm and dropout. Counts are whole numbers; losses and weights differ by the order of sums."""
+    one, *others = told("agree", tmp_path)[0]["found"]
+    assert len(others) == 5 and sum(map(sum, one["scores"][1]["counts"])) == 20 * 18
+    for other in others:
+        assert other["scores"] == one["scores"]
+        for name in ("uneven parts", "fewer images than a batch"):
+            torch.testing.assert_close(other[name]["loss"], one[name]["loss"], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(other[name]["weights"], one[name]["weights"], rtol=0, atol=1e-5)
+            differ = (torch.tensor(other[name]["scores"]["counts"]) - torch.tensor(one[name]["scores"]["counts"])).abs()
+            assert differ.sum() <= 4            # pixels between two labels, if any
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """What became of each of `peers.CASES`."""
+    return {found["case"]: found for found in told("cases", tmp_path_factory.mktemp("cases"))}
 
 
 @pytest.mark.slow
@@ -198,3 +230,28 @@ def test_the_first_alone_needs_the_folder(cases):
 ])
 def test_what_cannot_be_trained_is_said_by_all(cases, name, words):
     assert cases[name]["status"] == [1, 1] and all(words in said.splitlines()[-1] for said in cases[name]["said"])
+
+
+@pytest.mark.slow
+def test_under_torchrun_those_that_are_left_have_the_time_to_say_so(tmp_path):
+    """It sends them SIGTERM when one has ended, and SIGKILL half a minute later."""
+    (tmp_path / "wait").write_text("scoring")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", peers.__file__,
+               "train", str(tmp_path)]  # fmt: skip
+    workers, alone = [], os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=alone) as agent:
+        try:
+            workers = peers.reached(tmp_path, [0, 1])
+            os.kill(workers[1], signal.SIGKILL)
+            (tmp_path / "wait").unlink()
+            said = agent.communicate(timeout=peers.LONG)[1]
+        finally:
+            if agent.poll() is None:
+                for process in (*workers, agent.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+    assert agent.returncode == 1
+    assert re.search(r"Gone: rank 1 \(process \d+ on .*\. The run is kept in .*run, as after step 3\.", said), said
+    again = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=peers.LONG)
+    assert again.returncode == 0, again.stderr
+    assert checkpoint.read(tmp_path / "run" / resumes.LAST).config["step"] == 8
