@@ -7,7 +7,8 @@ throughput   training images a second and peak memory: torchvision's recipe (`tr
              (segmentation_models_pytorch; torchvision's fcn_resnet50 for FCN-8s) by the recipe and by `fit`. Images of
              noise in memory: the work is the same
 kernels      where the time of a step of `fit` goes, by the device's kernels, and how busy the device is
-files        images a second of `fit` from PNG files beside the same from tensors in memory (the aim: 0.9 of it)
+files        images a second of `fit`, compiled, from PNG files read anew each time, beside the same from tensors in
+             memory (the aim: 0.9 of it)
 time_to      mean IoU on Toytown against seconds of training, one run each: the recipe with its own optimizer, the
              recipe with `fit`'s, and `fit`; and what the last predicts, as pictures
 ddp          `fit` through DistributedDataParallel with one process (NCCL) beside `fit`: losses, weights, speed. Runs
