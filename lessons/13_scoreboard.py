@@ -374,10 +374,10 @@ exercises.front.check(front)
 # And all of it on one plot. Areas are the memory that training keeps.
 
 # %%
-NUDGE = {"hypercolumns": (-6, 14), "FCN-8s": (28, -4), "FCN-16s": (30, 0),
-         "FCN-32s": (30, 0), "DeepLab v3": (2, 15), "DeconvNet": (14, -16),
+NUDGE = {"hypercolumns": (-8, 14), "FCN-8s": (28, -5), "FCN-16s": (-30, 0),
+         "FCN-32s": (-30, 0), "DeepLab v3": (4, 15), "DeconvNet": (10, -17),
          "DeepLab v3+": (-14, 17), "U-Net": (0, 20), "PSPNet": (0, 19),
-         "DeepLab v2": (0, -20), "DeepLab v1": (0, 17)}
+         "DeepLab v2": (-16, -19), "DeepLab v1": (4, -17)}
 
 def on_one_plot(ax, scores, ylabel, small=1.0):
     points = [(work[name] / 1e6, scores[name]) for name in nets]
@@ -394,7 +394,7 @@ def on_one_plot(ax, scores, ylabel, small=1.0):
     ax.minorticks_off()
     ax.axis("on")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.margins(0.15)
+    ax.margins(0.25, 0.15)
     return [list(nets)[k] for k in best]
 
 # %%
@@ -690,7 +690,7 @@ def best_within(price, most, goal=score):
 
 for what, price, limits in (("M multiply-adds", work, (18e6, 25e6, 50e6, 120e6)),
                             ("MB to train", memory, (2e6, 4e6, 5e6, 8e6))):
-    print(what, *(f"  up to {most / 1e6:.0f}: {best_within(price, most)}" for most in limits))
+    print(what, *(f"  to {most / 1e6:.0f}: {best_within(price, most)}" for most in limits))
 assert best_within(work, 50e6) == "DeepLab v3+" and best_within(work, 120e6) == "U-Net"
 
 # %% [markdown]
@@ -993,7 +993,7 @@ tuple(columns.shape), tuple(both.shape)
 print("Scoreboard: Toytown at 96 x 96, 200 test scenes, half a million weights each")
 for name in order:
     print(f"{name:<13} mean IoU {score[name]:.3f}    boundary IoU {outline[name]:.3f}    "
-          f"{work[name] / 1e6:5.1f} M multiply-adds    {memory[name] / 1e6:.1f} MB to train")
+          f"{work[name] / 1e6:5.1f} M multiply-adds   {memory[name] / 1e6:.1f} MB to train")
 
 # %% [markdown]
 # **Sources.** Efron: *Bootstrap Methods: Another Look at the Jackknife*, Annals of Statistics 1979.
@@ -1006,6 +1006,6 @@ for name in order:
 # (MaskFormer). Cheng and others: *Masked-attention Mask Transformer for Universal Image
 # Segmentation*, CVPR 2022 (Mask2Former). Kirillov and others: *Segment Anything*, 2023. Oquab and
 # others: *DINOv2*, 2023. Li and others: *Language-driven Semantic Segmentation*, ICLR 2022 (LSeg).
-# Ho, Jain, Abbeel: *Denoising Diffusion Probabilistic Models*, NeurIPS 2020. Words: bootstrap
-# 부트스트랩, confidence interval 신뢰 구간, Pareto front 파레토 프런트, multiply-add 곱셈-덧셈 연산, latency 지연 시간, test
-# set 시험 집합, mask classification 마스크 분류.
+# Ho, Jain, Abbeel: *Denoising Diffusion Probabilistic Models*, NeurIPS 2020. Words: confidence
+# interval 신뢰 구간, test set 시험 집합, Pareto front 파레토 프런트, multiply-add 곱셈-덧셈, latency 지연 시간, mask
+# classification 마스크 분류.
