@@ -471,6 +471,37 @@ def test_a_prediction_that_is_stopped_leaves_nothing_half(command, monkeypatch, 
     assert not list((tmp_path / "said").iterdir())
 
 
+def test_what_a_killed_prediction_left_is_never_taken_for_a_result(command, monkeypatch, network, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "said").mkdir()
+    for name in ("a_probabilities.npy", "a_mask.png"):
+        (tmp_path / "said" / f".{name}.tmp").write_bytes(b"half")
+    seen, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (seen.append(os.fspath(old)), replace(old, new)))
+    assert command("predict", "net.safetensors", "a.png", "--out", "said", "--save", "mask") == 0
+    assert not (tmp_path / "said" / "a_probabilities.npy").exists()
+    for _ in range(2):
+        assert command("predict", "net.safetensors", "a.png", "--out", "said", "--save", "mask,probabilities") == 0
+    assert np.load(tmp_path / "said" / "a_probabilities.npy").shape == (3, 40, 40)
+    assert len(seen) == len(set(seen)) == 5 and all(str(os.getpid()) in name for name in seen)
+
+
+def test_a_network_that_pads_nothing_labels_every_pixel(command, tmp_path):
+    torch.manual_seed(0)
+    network = models.UNet(3, width=2, depth=1, padding="valid").eval()
+    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    checkpoint.save(tmp_path / "net.safetensors", tensors, checkpoint.describe(network))
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 37, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert command("predict", "net.safetensors", "a.png", "--out", "said", "--device", "cpu") == 0
+    margin = (60 - network(torch.zeros(1, 3, 60, 60)).shape[2]) // 2
+    around = np.pad(pixels, ((margin, margin + 1), (margin, margin + 1), (0, 0)), "reflect")  # of even sides
+    with torch.no_grad():
+        logits = network(torch.from_numpy(around).permute(2, 0, 1)[None] / 255)[0, :, :45, :37]
+    with Image.open(tmp_path / "said" / "a_mask.png") as mask:
+        assert (np.array(mask) == logits.argmax(0).numpy()).mean() > 0.999
+
+
 def test_look_takes_the_splits_that_are_there_and_names_an_image_that_lies_in_two(command, capsys, folder, tmp_path):
     os.replace(folder / "val", folder / "test")
     for part in ("images", "masks"):

@@ -1,8 +1,10 @@
 """What `segviz predict` does: an image, or all of a folder, through a network; masks, overlays and probabilities."""
 
 import os
+import secrets
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +74,8 @@ def _images(path: Path) -> list[Path]:
     found = sorted(each for each in path.iterdir() if each.suffix.lower() in IMAGES and not each.name.startswith("."))
     if not found:
         raise ValueError(f"{path} holds no image: they end with {', '.join(IMAGES)}")
-    names = [each.stem for each in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    names = Counter(each.stem for each in found)
+    if twice := sorted(name for name, count in names.items() if count > 1):
         raise ValueError(f"{path} holds two images of one name: {pictures.listed(twice)}")
     return found
 
@@ -84,14 +86,15 @@ def _predicted(network: nn.Module, path: Path, out: Path, save, tile: int | None
     height, width = image.shape[1:]
     if tile is None and height * width > WHOLE:
         tile = TILE
+    if tile is None and getattr(network, "padding", None) == "valid":
+        tile = min(TILE, max(height, width))  # it labels less than it is given: tiles mirror what is missing
     labels = torch.empty(height, width, dtype=torch.uint8)
     files = {kind: out / f"{path.stem}_{kind}.{'npy' if kind == 'probabilities' else 'png'}" for kind in save}
-    with _whole(out / f"{path.stem}_probabilities.npy") as table:
+    with _whole(files["probabilities"]) if "probabilities" in save else nullcontext() as table:
         for rows, columns, logits in _logits(network, image, tile, margin):
             labels[rows, columns] = logits.argmax(0).cpu().to(torch.uint8)
-            if "probabilities" in save:
-                kept = _table(table, (len(logits), height, width))
-                kept[:, rows, columns] = logits.float().softmax(0).cpu().numpy()
+            if table is not None:
+                _keep(table, (len(logits), height, width), rows, columns, logits.float().softmax(0).cpu().numpy())
     colours = palette(len(logits))
     if "mask" in save:
         mask = Image.fromarray(labels.numpy())
@@ -102,27 +105,23 @@ def _predicted(network: nn.Module, path: Path, out: Path, save, tile: int | None
     return list(files.values())
 
 
-def _table(path: Path, shape: tuple[int, int, int]) -> np.memmap:
-    """The numbers of a file that is begun where it is not there: never all of them in memory."""
-    if path.exists():
-        return np.lib.format.open_memmap(path, mode="r+")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+def _keep(path: Path, shape: tuple[int, int, int], rows: slice, columns: slice, values: np.ndarray) -> None:
+    """Puts values into the file of all numbers, which is begun where it is not there: never all of them in memory. It
+    is closed again at the end: Windows gives no new name to one that is open."""
+    mode = "r+" if path.exists() else "w+"
+    table = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=shape)
+    table[:, rows, columns] = values
 
 
 def _logits(network: nn.Module, image: Tensor, tile: int | None, margin: int | None):
     """(rows, columns, logits) of the whole image at once, or tile after tile."""
-    was_training = network.training
-    network.eval()
-    try:
-        if tile is not None:
-            count = tiles.count(image.shape[1:], tile)
-            yield from tqdm(tiles.logits(network, image, tile, margin), "tiles", count, delay=2, leave=False)
-            return
-        device = next(network.parameters()).device
-        with training.autocast(device):
-            yield slice(None), slice(None), network((image.float() / 255)[None].to(device))[0]
-    finally:
-        network.train(was_training)
+    if tile is not None:
+        count = tiles.count(image.shape[1:], tile)
+        yield from tqdm(tiles.logits(network, image, tile, margin), "tiles", count, delay=2, leave=False)
+        return
+    device = next(network.parameters()).device
+    with training.autocast(device):
+        yield slice(None), slice(None), network((image.float() / 255)[None].to(device))[0]
 
 
 def _overlay(image: Tensor, labels: Tensor, colours: np.ndarray, alpha: float = 0.5) -> Image.Image:
@@ -151,11 +150,10 @@ def _leave_classes(out: Path, classes: tuple[str, ...]) -> None:
 def _whole(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place if all goes well, and is removed if not, on Ctrl-C too. Raises OSError
     in words."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".segviz-{os.getpid()}-{secrets.token_hex(4)}.tmp")  # no other run's, killed or not
     try:
         yield temporary
-        if temporary.exists():
-            os.replace(temporary, path)
+        os.replace(temporary, path)
     except OSError as error:
         raise OSError(f"{path} was not written: {error.strerror or error}") from error
     finally:
