@@ -137,7 +137,7 @@ class Banner:
     def __repr__(self) -> str:
         lesson = self.standing.lesson
         marks = [f"  {'✓ passed' if passed else '○ open  '}  {title}" for title, passed in self._exercises()]
-        last = "  this is the last lesson so far"
+        last = "  this is the last lesson"
         following = f"  next: {self.following.name}.ipynb" if self.following else last
         notice = [f"  ! {self.notice}"] if self.notice else []
         heading = f"Lesson {lesson.number} · {lesson.title}"
@@ -163,7 +163,7 @@ class Banner:
 
     def _following(self) -> str:
         if not self.following:
-            return "<p>This is the last lesson so far.</p>"
+            return "<p>This is the last lesson.</p>"
         link = f"{quote(self.following.name)}.ipynb"
         words = f"lesson {self.following.number}, {escape(self.following.title)}"
         return f'<p>Next: <a href="{link}">{words}</a></p>'

@@ -215,6 +215,14 @@ def _above_the_mean(points):
     return [i for i in sorted(range(len(points)), key=lambda i: points[i][0]) if points[i][1] >= mean]
 
 
+def _cheaper_ones_only(points):
+    return _kept(points, lambda one, other: other[0] < one[0] and other[1] >= one[1])
+
+
+def _first_found_of_twins(points):
+    return [points.index(points[i]) for i in front.reference(points)]
+
+
 def _first_of_the_order(points):
     """Goes through in the order given instead of by cost."""
     best, kept = float("-inf"), []
@@ -226,8 +234,10 @@ def _first_of_the_order(points):
 
 
 def _named_points(kept, points):
-    """(cost, score) of the points named: of two that are alike, either may come first."""
-    return [points[int(i)] for i in kept]
+    """(cost, score) of the points named: of two that are alike, either may come first. None twice: the second time it
+    is no point."""
+    numbers = [int(i) for i in kept]
+    return [(-1.0, -1.0) if i in numbers[:at] else points[i] for at, i in enumerate(numbers)]
 
 
 @exercise(
@@ -244,6 +254,7 @@ def _named_points(kept, points):
         ([(3.0, 0.55), (1.0, 0.30), (2.0, 0.35), (6.0, 0.60), (5.0, 0.50), (2.5, 0.20)],),
         ([(4.0, 0.6), (2.0, 0.5), (4.0, 0.4), (2.0, 0.5), (9.0, 0.6), (1.0, 0.1)],),
         ([(8.0, 0.9), (5.0, 0.88), (2.0, 0.4), (3.0, 0.42), (4.0, 0.41), (7.0, 0.88)],),
+        ([(1.0, 0.4), (1.0, 0.5), (2.0, 0.7)],),
     ],
     observe=_named_points,
     mistakes={
@@ -260,6 +271,8 @@ def _named_points(kept, points):
         "The right ones, in the order in which they came. Asked is the order of rising cost.": _in_their_order,
         "Of two that are alike in both you keep one. Neither beats the other: both stay.": _one_of_twins,
         "Better than the mean is another question: a cheap one may score less than most, and nothing beats it at its price.": _above_the_mean,
+        "You look only among the cheaper ones. One that costs the same and scores more beats it, too.": _cheaper_ones_only,
+        "Of two that are alike in both you give the first one's number twice.": _first_found_of_twins,
         "You go through the points in the order given. Go from cheap to dear: sort first.": _first_of_the_order,
     },
     praise="All others have something beside them that is as good for less.",
@@ -358,7 +371,7 @@ def _disputed(height, width, classes, seed):
         "Of these: the first is right where it equals the truth, the second likewise. Both cannot be; but neither may be.",
         "apart = (truth != 255) & (first != second); (apart & (first == truth)).sum() and so on",
     ),
-    cases=lambda: [_disputed(9, 14, 4, 0), _disputed(30, 20, 3, 1), _disputed(6, 6, 5, 2)],
+    cases=lambda: [_disputed(9, 14, 4, 0), _disputed(30, 20, 3, 1), _disputed(6, 6, 21, 2)],
     mistakes={
         "Void pixels are among yours: there nobody can be right. Leave out truth == 255.": _void_counted,
         "You count rights over the whole picture. Asked are those among the pixels on which the two differ.": _right_anywhere,
@@ -440,6 +453,12 @@ def _numbered_by_size(mask, table):
     return _with_default(mask, {number: place for place, number in enumerate(sorted(table))}, 255)
 
 
+def _one_less(mask, table):
+    labels = mask - 1
+    labels[~torch.isin(mask, torch.tensor(list(table)))] = 255
+    return labels
+
+
 def _zero_is_void(mask, table):
     labels = relabelled.reference(mask, table)
     labels[mask == 0] = 255
@@ -474,6 +493,7 @@ def _nearest_number(mask, table):
         "You read the table backwards: it leads from the mask's numbers to the labels.": _table_backwards,
         "You number the entries as they are listed. The label is the table's value.": _numbered_as_listed,
         "You number the entries by their size. The label is the table's value; two numbers may have one label.": _numbered_by_size,
+        "You took one off each number. That fits a table such as {1: 0, 2: 1} alone: look each number up.": _one_less,
         "A 0 in the mask is a number like the others: the table says what it means.": _zero_is_void,
         "You took the nearest number of the table. A number lies near to nothing: 8 is no more like 7 than like 26.": _nearest_number,
     },
