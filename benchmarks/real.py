@@ -51,8 +51,8 @@ def place(name: str) -> Path:
 def trained(out: Path, data: Path, classes: tuple[str, ...], preset: dict, **options) -> dict:
     """What a run took, and its scores on test."""
     asked = {name: value for name, value in preset.items() if name not in ("model", "bar")}
-    begun, before = (out / "last.safetensors").exists(), _processor()
-    history = train(out, preset["model"], str(data), resume=True, **asked, **options)
+    begun, before = (out / "options.json").exists(), _processor()
+    history = train(out, preset["model"], str(data), resume=begun, **asked, **options)
     if history.interrupted:
         sys.exit("Stopped; the same command goes on from here.")
     chosen = json.loads((out / "options.json").read_text())["recipe"]

@@ -111,6 +111,8 @@ def _place(out: Path | None, resume: bool, which: dict, asked: dict) -> tuple[Pa
     if resume and (out / OPTIONS).exists():
         return out, _kept(out, which, asked)
     there = sorted(path.name for path in out.iterdir() if path.name[0] != ".") if out.is_dir() else []
+    if resume and LAST not in there:
+        raise ValueError(f"there is no run in {out}: leave --resume out to begin one")
     if LAST in there:
         how = "was begun by a program: take it up there" if resume else "already holds a run: --resume takes it up"
         raise ValueError(f"{out} {how}, another --out begins a new one")
