@@ -19,6 +19,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import unicodedata
 import zlib
 from pathlib import Path
@@ -31,7 +32,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from segviz import checkpoint, cli, losses, models, training
-from segviz.data import Folder
+from segviz.data import Folder, pictures
 from segviz.data.survey import survey
 from segviz.training import batches, saving
 
@@ -588,6 +589,36 @@ COMMANDS = {  # what is spoilt, the command, what is said
     "predict a bomb": (FILES["a bomb"][0], ("predict", "run", "own/train/images/c.png", "--out", "new"),
                        "24000 x 20000", "save it again"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_pillows_limit_is_its_users_and_not_ours(root, monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    assert len(read(root)) == 3
+    FILES["a bomb"][0](root)
+    refused(ValueError, lambda: read(root), "24000 x 20000 pixels", "more than 178956970 are a decompression bomb")
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_two_threads_leave_pillows_limit_as_it_was(root, monkeypatch):
+    """The second would begin while the first is at its file, and end after it."""
+    limit, real, paths = Image.MAX_IMAGE_PIXELS, Image.open, [root / "train/images" / name for name in ("a.png", "b.png")]
+    begun, go = ({path: threading.Event() for path in paths} for _ in range(2))
+
+    def slow(path, **options):
+        begun[path].set()
+        go[path].wait(20)
+        return real(path, **options)
+
+    monkeypatch.setattr(Image, "open", slow)
+    threads = [threading.Thread(target=pictures.opened, args=(path,)) for path in paths]
+    for thread, path in zip(threads, paths, strict=True):
+        thread.start()
+        begun[path].wait(0.5)
+    for thread, path in zip(threads, paths, strict=True):
+        go[path].set()
+        thread.join()
+    assert limit == Image.MAX_IMAGE_PIXELS is not None
 
 
 @pytest.mark.parametrize("case", COMMANDS)

@@ -1,5 +1,6 @@
 """Pictures read from files: images as bytes, masks as labels. What cannot be meant is refused in words."""
 
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,13 +14,14 @@ MODES = {1: "L", 3: "RGB"}  # by channels, as Pillow calls them
 FORMATS = ("PNG", "JPEG", "BMP")  # whatever a file's name says, it is read as no other
 ORIENTATION = 0x0112  # the EXIF tag of a camera that was held upright
 ROWS = 1024  # that are copied at once
+LARGEST = 2 * 89_478_485  # pixels: where Pillow refuses, unless it was told another limit
 BITS = 24  # the byte of a PNG that says how many bits a number has
 
 
 def values(path: Path, channels: int = 3, largest: int | None = None, turn: bool = False) -> Tensor:
     """uint8 (channels, H, W). Colour becomes grey by its luminance, grey becomes three equal channels.
 
-    largest: pixels that an image may have; None: as many as Pillow takes for no bomb. turn: an image that its camera
+    largest: pixels that an image may have; None: LARGEST. turn: an image that its camera
     was turned for is turned back, else it is refused."""
     picture = opened(path, largest)
     if _is_turned(picture):
@@ -39,7 +41,9 @@ def values(path: Path, channels: int = 3, largest: int | None = None, turn: bool
         )
     result = torch.empty(channels, picture.height, picture.width, dtype=torch.uint8)
     for top in range(0, picture.height, ROWS):  # Pillow's copy of a large image is large: 4 bytes a pixel
-        strip = picture.crop((0, top, picture.width, min(top + ROWS, picture.height))).convert(MODES[channels])
+        with _unlimited():
+            strip = picture.crop((0, top, picture.width, min(top + ROWS, picture.height)))
+        strip = strip.convert(MODES[channels])
         pixels = torch.from_numpy(np.array(strip)).view(strip.height, strip.width, channels)
         result[:, top : top + ROWS] = pixels.permute(2, 0, 1)
     return result
@@ -103,9 +107,11 @@ def _by_colour(path: Path, values: np.ndarray, colours: dict[tuple[int, int, int
 
 def opened(path: Path, largest: int | None = None, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """The picture, read whole: a file that was cut short is noticed only then. Raises ValueError in words."""
-    most = 2 * Image.MAX_IMAGE_PIXELS if largest is None else largest  # twice: there Pillow refuses, and warns no more
+    most = LARGEST if largest is None else largest
     try:
-        with _unlimited(), Image.open(path, formats=formats) as picture:
+        with _unlimited():
+            picture = Image.open(path, formats=formats)
+        with picture:
             if picture.width * picture.height > most:
                 raise ValueError(
                     f"it has {picture.width} x {picture.height} pixels, and more than {most} are a decompression bomb"
@@ -120,14 +126,18 @@ def opened(path: Path, largest: int | None = None, formats: tuple[str, ...] = FO
         ) from error
 
 
+_limit = threading.Lock()
+
+
 @contextmanager
 def _unlimited():
-    """Pillow neither warns of a large picture nor refuses it meanwhile."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    """Pillow neither warns of a large picture nor refuses it meanwhile. Its limit is one for all threads."""
+    with _limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _is_turned(picture: Image.Image) -> bool:
