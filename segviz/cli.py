@@ -149,7 +149,8 @@ def train(
     lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate. Default: by width and beginning.")] = None,
     weights: Annotated[str | None, typer.Option(help="What classes count for: none, root, balanced, or auto (the "
                                                      "default): root where one has under 1 % of the pixels.")] = None,
-    channels: Annotated[int | None, typer.Option(help="3 (the default), or 1 to read images in grey.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Of a folder's images: 3 (the default), or 1 to read them in "
+                                                      "grey.")] = None,
     binary: Annotated[bool, typer.Option("--binary", help="Masks are black and white: 255 is class 1.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that load images. Default: by cores.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the fastest one here.")] = None,

@@ -21,6 +21,7 @@ FROM_SCRATCH = {  # what helps a network that begins without ImageNet's weights,
 LEAST, LARGEST = 64, {"cuda": 512, "cpu": 256}  # height and width of what is trained on
 SHARE = 0.8  # of the GPU's free memory
 LARGEST_BATCH = 32
+WEIGHTS = ("auto", "none", "balanced", "root")  # of the classes
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,13 @@ def recipe(
     milder; "auto", "root" where a class has less than a hundredth of the pixels. But for "none", such classes are
     sought too: half of the crops show one (`Augment.rare`). Raises ValueError in words.
     """
-    if model.lower() not in MODELS:
-        raise ValueError(f"a model is one of {', '.join(MODELS)}, but got {model!r}")
-    if steps is not None and epochs is not None:
-        raise ValueError("steps and epochs both say how long to train: give one of them")
+    check(model, channels=data.get("channels", 3), width=width, pretrained=pretrained, size=size, steps=steps,
+          epochs=epochs, batch_size=batch_size, lr=lr, weights=weights)  # fmt: skip
     name, gpu, channels = MODELS[model.lower()], device.type == "cuda", data.get("channels", 3)
-    if pretrained:
-        _check_pretrained(name, channels, width)
-    width = width or (64 if gpu or pretrained else 16)
-    size = size or _size(found, LARGEST["cuda" if gpu else "cpu"])
+    if width is None:
+        width = 64 if gpu or pretrained else 16
+    if size is None:
+        size = _size(found, LARGEST["cuda" if gpu else "cpu"])
     arguments = FROM_SCRATCH.get(name, {}) | {"width": width} | ({"size": size} if name == "DeconvNet" else {})
     if pretrained:
         arguments |= BEGINNINGS[name]
@@ -90,23 +89,44 @@ def recipe(
         most = world * fitting(network, (channels, size, size), device) if gpu else 8
         batch_size = max(1, min(LARGEST_BATCH if gpu else most, most, found.images) // world) * world
     batch_size = min(batch_size, found.images)
-    if epochs is not None:
-        steps = max(1, round(epochs * (found.images // batch_size)))
+    if steps is None:
+        steps = 20_000 if gpu else 2_000
+        if epochs is not None:
+            steps = max(1, round(epochs * (found.images // batch_size)))
+    if lr is None:
+        lr = 1e-4 if pretrained else 2e-3 if width < 32 else 1e-3
     return Recipe(
-        name, arguments, pretrained, data, list(found.classes), steps or (20_000 if gpu else 2_000), batch_size,
-        lr or (1e-4 if pretrained else 2e-3 if width < 32 else 1e-3), size, _weights(found, weights),
+        name, arguments, pretrained, data, list(found.classes), steps, batch_size, lr, size, _weights(found, weights),
         [] if weights == "none" else [found.classes.index(rare) for rare in found.rare],
         loaders(data["name"], gpu) if workers is None else workers, seed,
     )  # fmt: skip
 
 
-def _check_pretrained(name: str, channels: int, width: int | None) -> None:
-    if name not in BEGINNINGS:
+def check(
+    model: str, *, channels: int = 3, width: int | None = None, pretrained: bool = False, size: int | None = None,
+    steps: int | None = None, epochs: float | None = None, batch_size: int | None = None, lr: float | None = None,
+    weights: str = "auto", workers: int | None = None, seed: int = 0,
+) -> None:  # fmt: skip
+    """Raises ValueError in words where `recipe` could make nothing of what is asked, whatever the data are."""
+    if model.lower() not in MODELS:
+        raise ValueError(f"a model is one of {', '.join(MODELS)}, but got {model!r}")
+    if steps is not None and epochs is not None:
+        raise ValueError("steps and epochs both say how long to train: give one of them")
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights are {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}, but got {weights!r}")
+    for what, value in (("epochs", epochs), ("lr", lr)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{what} is a number above 0, but got {value:g}: leave it out to have it chosen")
+    for what, value in (("width", width), ("size", size), ("steps", steps), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{what} is at least 1, but got {value}: leave it out to have it chosen")
+    name = MODELS[model.lower()]
+    if pretrained and name not in BEGINNINGS:
         raise ValueError(f"ImageNet's weights fit {', '.join(BEGINNINGS).lower()}, but not {name.lower()}: leave "
                          "--pretrained out, or take one of these")
-    if channels != 3 or width not in (None, 64):
-        raise ValueError("ImageNet's weights are for three channels and width 64: leave --channels and --width out, or "
-                         "--pretrained")
+    if pretrained and (channels != 3 or width not in (None, 64)):
+        raise ValueError("ImageNet's weights are for three channels and width 64: leave --channels and "
+                         "--width out, or --pretrained")
 
 
 def _size(found: Survey, largest: int) -> int:
@@ -116,8 +136,6 @@ def _size(found: Survey, largest: int) -> int:
 
 
 def _weights(found: Survey, wanted: str) -> list[float] | None:
-    if wanted not in ("auto", "none", "balanced", "root"):
-        raise ValueError(f"weights are auto, none, balanced or root, but got {wanted!r}")
     if wanted == "none" or (wanted == "auto" and not found.rare):
         return None
     balanced = losses.class_weights(torch.tensor(found.pixels))

@@ -18,7 +18,7 @@ from segviz.runs.board import Board, summary_writer
 from segviz.runs.evaluation import file_of
 from segviz.runs.looking import looked, sheet
 from segviz.runs.pictures import samples, save
-from segviz.runs.recipe import MODELS, Recipe, recipe
+from segviz.runs.recipe import MODELS, Recipe, check, recipe
 from segviz.runs.sets import WORLDS, data_set, splits
 from segviz.training import processes
 
@@ -33,7 +33,8 @@ def train(out: Path | None = None, model: str | None = None, data: str | None = 
     """Trains a model of the course on a data set and keeps all of it in the folder `out`.
 
     out: a new folder; None: runs/MODEL-DATA, or the first of runs/MODEL-DATA-2, -3 ... that is free. model: None: unet.
-    data: as `sets.data_set` has it; None: toytown; image_size, length: of a world; binary, channels: of a folder.
+    data: as `sets.data_set` has it; None: toytown; image_size, length: of a world; binary, channels: of a folder. The
+    network takes as many channels as the images have.
     asked: what `recipe` takes; None: nothing is said. resume: take up the run that lies in `out`, as it was begun; what
     is said must be the same. The "train" split is trained on, "val", where there is one, is scored on the way.
     tensorboard: leave logs for it too. say: is given each line that a person may want to read. Under `torchrun` the
@@ -50,7 +51,9 @@ def train(out: Path | None = None, model: str | None = None, data: str | None = 
     out, plan = _agreed(here, lambda: _place(out, resume, which, asked))
     if plan is None:
         which, asked = {"name": "toytown"} | which, {"model": "unet"} | asked
+        check(**asked, channels=which.get("channels", 3))  # before much is fetched and read
         items, val, classes = _sets(which, download)
+        which |= {"channels": _agreed(here, lambda: _channels(which, items))}
         (found, *_), look = looked({"train": items} | ({"val": val} if val else {}), classes)
         say(look)
         plan = _agreed(here, lambda: recipe(data=which, found=found, device=here.device, world=here.world, **asked))
@@ -148,6 +151,15 @@ def _sets(which: dict, download: bool):
         return items, None, classes
     fewer = {"length": max(1, which["length"] // 5)} if "length" in which else {}
     return items, data_set(split="val", **which | fewer, download=download)[0], classes
+
+
+def _channels(which: dict, items) -> int:
+    """How many the images have. ValueError where another number is asked for: only a folder's are read either way."""
+    there = items[0][0].shape[0]
+    if which.get("channels", there) != there:
+        raise ValueError(f"the images of {which['name']} have {there} channel{'s' * (there != 1)}, but got channels="
+                         f"{which['channels']}, which is for a folder of images: leave it out")
+    return there
 
 
 def _scored_on(which: dict, val) -> dict:
