@@ -329,7 +329,7 @@ latency = {name: statistics.median(each) for name, each in turns.items()}
 # %%
 def kept_bytes(network):
     """What autograd keeps of one image in a forward pass, weights and loss left out."""
-    network = deepcopy(network).train()            # batch norm learns, and wants two images or more
+    network = deepcopy(network).train()         # batch norm learns, and wants two images or more
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     held = {}
 
@@ -523,8 +523,9 @@ for ax, name in zip(axes, (worst, best), strict=True):
     draw.confusion(ax, counts[name].sum(0), names, name)
 
 # %% [markdown]
-# FCN-32s takes cars for road and boats for water: what is around them. Next by size: for every car,
-# boat, tree and pole, which share of its pixels is right, by how many of them are seen?
+# FCN-32s takes cars for road and boats for water: what is around them. So does U-Net, where it is
+# wrong. Next by size: for every car, boat, tree and pole, which share of its pixels is right, by
+# how many of them are seen?
 
 # %%
 SIZES = {"to 20": (1, 20), "to 80": (21, 80), "to 320": (81, 320), "more": (321, 10**6)}
@@ -734,7 +735,7 @@ assert best_within(work, 50e6) == "DeepLab v3+" and best_within(work, 120e6) == 
 # masks that a labelling program wrote, in its own numbers, and a few mistakes.
 
 # %%
-OWN = None      # a path: it holds train/images, train/masks, val/images, val/masks; masks PNG
+OWN = None      # a folder: train/images, train/masks (PNG), val/images, val/masks
 NEW = None      # with OWN: a picture that is in none of them
 
 import tempfile
@@ -795,8 +796,8 @@ exercises.relabelled.check(relabelled)
 import numpy as np
 
 if not OWN:
-    (made / "val/masks").rename(made / "val/numbers")         # what the program wrote is kept
-    (made / "train/masks").rename(made / "train/numbers")
+    (made / "val/masks").rename(made / "val/numbers")        # what the program wrote
+    (made / "train/masks").rename(made / "train/numbers")    # is kept
     for path in made.glob("*/numbers/*.png"):
         numbers = torch.from_numpy(np.array(Image.open(path))).long()
         labels = exercises.relabelled.reference(numbers, {1: 0, 2: 1})
