@@ -56,7 +56,7 @@ def trained(out: Path, data: Path, classes: tuple[str, ...], preset: dict, **opt
     if history.interrupted:
         sys.exit("Stopped; the same command goes on from here.")
     chosen = json.loads((out / "options.json").read_text())["recipe"]
-    told = {name: value for name, value in chosen.items() if name not in ("data", "classes")}  # no place of this machine
+    told = {name: value for name, value in chosen.items() if name not in ("data", "classes")}  # not: where
     return {
         "recipe": told, "minutes": round(history.seconds / 60, 1),
         "processor minutes": None if begun else round((_processor() - before) / 60, 1),  # of the whole run, or not told
