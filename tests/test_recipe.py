@@ -1,10 +1,14 @@
 """What `segviz train` is asked and what it chooses: said in words before anything is read or written."""
 
 import json
+import pickle
 
 import pytest
+import torch
 
-from segviz.runs import training
+from segviz import models
+from segviz.runs import recipe, training
+from segviz.training.processes import Place
 
 QUICK = {"data": "cells", "length": 6, "steps": 1, "width": 1, "image_size": 64, "batch_size": 2, "device": "cpu",
          "say": lambda line: None}  # fmt: skip
@@ -22,7 +26,7 @@ def test_the_network_takes_as_many_channels_as_the_images_have(tmp_path):
     history = training.train(tmp_path / "run", **QUICK)
     assert len(history.loss) == 1
     assert json.loads((tmp_path / "run" / "options.json").read_text())["recipe"]["data"]["channels"] == 1
-    with pytest.raises(ValueError, match="the images of cells have 1 channel, but got channels=3, which is for a folder"):
+    with pytest.raises(ValueError, match="images of cells have 1 channel, but got channels=3, which is for a"):
         training.train(tmp_path / "new", channels=3, **QUICK)
     assert not (tmp_path / "new").exists()
 
@@ -39,3 +43,65 @@ def test_what_is_asked_is_checked_before_the_data_are_read(tmp_path, monkeypatch
     with pytest.raises(ValueError, match=says):
         training.train(tmp_path / "run", **QUICK | asked)
     assert not (tmp_path / "run").exists()
+
+
+class Other(Place):
+    """The second of two processes, and what the first has sent."""
+
+    def gathered(self, thing):
+        return [pickle.loads(SENT[0]), thing]
+
+
+class First(Place):
+    def gathered(self, thing):
+        SENT[:] = [pickle.dumps(thing)]
+        return [thing, None]
+
+
+SENT = []
+
+
+class Odd(RuntimeError):
+    """That no other process could read."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+@pytest.mark.parametrize(("error", "kind", "words"), [
+    (FileNotFoundError(2, "no such file", "a.png"), FileNotFoundError, "a.png"),
+    (ValueError("too small"), ValueError, "^too small$"),
+    (Odd("memory", "time"), ValueError, "the first process ends with Odd: memory and time"),
+])
+def test_every_process_learns_why_the_first_ends(error, kind, words):
+    def decide():
+        raise error
+
+    with pytest.raises(type(error)) as met:
+        training._agreed(First(0, 2, torch.device("cpu")), decide)
+    assert met.value is error
+    with pytest.raises(kind, match=words):
+        training._agreed(Other(1, 2, torch.device("cpu")), lambda: pytest.fail("the first decides"))
+
+
+def test_a_batch_that_fits_is_sought_from_two_images_up(monkeypatch):
+    """A GPU that is told: what two and four images take, in MiB of 1000 that are free."""
+    def fitting(two, four, most=32):
+        needed, asked = {2: two, 4: four}, []
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 2000))
+        monkeypatch.setattr(recipe, "_needed", lambda _, count, *rest: asked.append(count) or needed[count])
+        return recipe.fitting(None, (3, 64, 64), torch.device("cuda"), most), asked
+
+    assert fitting(100, 200) == (16, [2, 4])  # 50 each: 2 and 14 more
+    assert fitting(100, 101) == (32, [2, 4])
+    assert fitting(700, None) == (2, [2, 4])
+    for two in (None, 900):
+        with pytest.raises(ValueError, match=r"is too small for two images of \(64, 64\): choose a smaller size"):
+            fitting(two, None)
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_memory_is_measured_on_the_step_that_training_takes(auxiliary):
+    network = models.PSPNet(2, width=2, auxiliary=auxiliary)
+    recipe._tried(network, 2, (3, 64, 64), torch.device("cpu"))
+    assert all(weight.grad is not None for weight in network.parameters())

@@ -10,6 +10,7 @@ from segviz import losses, models
 from segviz.data.survey import Survey
 from segviz.runs.pretrained import BEGINNINGS
 from segviz.runs.sets import loaders
+from segviz.training import processes
 
 MODELS = {name.lower(): name for name in models.__all__}  # as the command line calls them
 FROM_SCRATCH = {  # what helps a network that begins without ImageNet's weights, and on images smaller than the papers'
@@ -143,29 +144,43 @@ def _weights(found: Survey, wanted: str) -> list[float] | None:
 
 
 def fitting(network: nn.Module, shape: tuple[int, int, int], device: torch.device, most: int = LARGEST_BATCH) -> int:
-    """The largest power of two up to `most` of images (C, H, W) that training holds in the GPU's memory: measured on
-    batches of 2 and 4, the rest counted in proportion. `network` is left on the CPU."""
+    """The largest power of two up to `most` of images (C, H, W) that training holds in the GPU's memory: measured on a
+    batch of 2, then of 4, the rest counted in proportion. `network` is left on the CPU. Raises ValueError where two
+    images are too many."""
     free, _ = torch.cuda.mem_get_info(device)
-    needed = [_needed(network, count, shape, device) for count in (2, 4)]
-    each = max(1, (needed[1] - needed[0]) / 2)
-    count = (SHARE * free - needed[0]) / each + 2
-    if count < 2:
+    two = _needed(network, 2, shape, device)
+    if two is None or two > SHARE * free:
         raise ValueError(f"the GPU's free memory, {free >> 20} MiB, is too small for two images of {shape[1:]}: choose "
                          "a smaller size or width")
+    four = _needed(network, 4, shape, device)
+    if four is None:
+        return 2
+    count = (SHARE * free - two) / max(1, (four - two) / 2) + 2
     return min(most, 2 ** int(math.log2(count)))
 
 
-def _needed(network: nn.Module, count: int, shape: tuple[int, int, int], device: torch.device) -> int:
+def _needed(network: nn.Module, count: int, shape: tuple[int, int, int], device: torch.device) -> int | None:
     """Bytes at most that a training step with so many images takes: weights, their gradients and AdamW's two moments
-    with them."""
+    with them. None: more than there are."""
     torch.cuda.reset_peak_memory_stats(device)
-    network.to(device, memory_format=torch.channels_last).train()
     try:
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            network(torch.rand(count, *shape, device=device)).float().square().mean().backward()
+        network.to(device, memory_format=torch.channels_last).train()
+        _tried(network, count, shape, device)
         moments = 2 * sum(weight.numel() * weight.element_size() for weight in network.parameters())
         return torch.cuda.max_memory_allocated(device) + moments
+    except torch.OutOfMemoryError:
+        return None
     finally:
         network.zero_grad()
         network.to("cpu")
         torch.cuda.empty_cache()
+
+
+def _tried(network: nn.Module, count: int, shape: tuple[int, int, int], device: torch.device) -> None:
+    """Forward, loss and backward as `training.fit` has them: bfloat16, and a loss in float32, of a second head too."""
+    images = torch.rand(count, *shape, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(count, *shape[1:], dtype=torch.int64, device=device)
+    second = getattr(network, "auxiliary", False) is True
+    with processes.autocast(device):
+        heads = network(images, auxiliary=True) if second else (network(images),)
+    sum(losses.cross_entropy(logits, labels) for logits in heads).backward()

@@ -90,16 +90,20 @@ def _given(options: dict) -> dict:
 
 
 def _agreed(here: processes.Place, decide):
-    """What the first process decides, or the ValueError or OSError that it meets, in all of them."""
-    found = None
+    """What the first process decides, or the error that it meets, in all of them: its own, where that is one that is
+    expected, else its words as a ValueError."""
+    found = error = None
     if here.rank == 0:
         try:
             found = decide()
-        except (ValueError, OSError) as error:
-            found = error
-    found = here.gathered(found)[0]
-    if isinstance(found, Exception):
-        raise found
+        except Exception as met:
+            error = met
+    told = error
+    if not (error is None or isinstance(error, ValueError | OSError)):
+        told = ValueError(f"the first process ends with {type(error).__name__}: {error}")
+    found, told = here.gathered((found, told))[0]
+    if told is not None:
+        raise error or told
     return found
 
 
