@@ -23,7 +23,7 @@ def results_of(name):
 
 seen = []
 for lesson, line in [(lesson[:2], line) for lesson, result in results_of("lessons").items()
-                     for line in result["scoreboard"]]:
+                     for line in result["scoreboard"] if lesson < "13"]:
     if line.startswith(("FCN-8s", "U-Net, concatenate", "v3+  ")) and "mean IoU" in line:
         print(f"lesson {lesson}   {line}")
         seen += [float(line.split("mean IoU")[1].split()[0])] * line.startswith("FCN-8s")
