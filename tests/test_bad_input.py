@@ -602,7 +602,8 @@ def test_pillows_limit_is_its_users_and_not_ours(root, monkeypatch, limit):
 
 def test_two_threads_leave_pillows_limit_as_it_was(root, monkeypatch):
     """The second would begin while the first is at its file, and end after it."""
-    limit, real, paths = Image.MAX_IMAGE_PIXELS, Image.open, [root / "train/images" / name for name in ("a.png", "b.png")]
+    limit, real = Image.MAX_IMAGE_PIXELS, Image.open
+    paths = [root / "train/images" / name for name in ("a.png", "b.png")]
     begun, go = ({path: threading.Event() for path in paths} for _ in range(2))
 
     def slow(path, **options):

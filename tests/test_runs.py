@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -208,7 +209,68 @@ def test_an_evaluation_lies_with_its_run_and_other_data_beside(tmp_path, network
     assert runs.folder_of(tmp_path / "run", {}) == place / "val"
     assert runs.folder_of(tmp_path / "run", {"split": "test"}) == place / "test"
     assert runs.folder_of(tmp_path / "run", {"name": "../photos"}) == place / "photos-val"
+    assert runs.folder_of(tmp_path / "run", {"name": "../photos", "binary": True}) == place / "photos-val-binary"
+    assert runs.folder_of(tmp_path / "run", {"size": 192, "length": 5}) == place / "val-size192-length5"
+    assert runs.folder_of(tmp_path / "run", {"name": "cells", "size": 96}) == place / "val"
     assert runs.folder_of(tmp_path / "run" / "last.safetensors", {}) is None
+
+
+def test_what_is_recorded_says_nothing_of_other_data(command, capsys, monkeypatch, folder, network, tmp_path):
+    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    data = {"name": "own", "split": "train", "binary": True}
+    (tmp_path / "run").mkdir()
+    checkpoint.save(tmp_path / "run" / "last.safetensors", tensors, checkpoint.describe(network) | {"data": data})
+    os.rename(folder, tmp_path / "other")
+    assert command("evaluate", "run", "--data", "other", "--device", "cpu") == 0  # whose masks are not black and white
+    kept = json.loads((tmp_path / "run" / "evaluation" / "other-train" / "scores.json").read_text())
+    assert kept["data"] == {"name": "other", "split": "train"}
+    os.rename(tmp_path / "other", folder)
+    assert command("evaluate", "run", "--data", "./own", "--device", "cpu") == 1
+    assert "black and white" in capsys.readouterr().err
+    assert runs.folder_of(tmp_path / "run", {"name": "./own"}) == tmp_path / "run" / "evaluation" / "train"
+
+
+@pytest.mark.parametrize(("asked", "same"), [
+    ({}, True), ({"name": "./own"}, True), ({"split": "val"}, True), ({"split": "train"}, False),
+    ({"name": "copy"}, False),
+])
+def test_a_recorded_score_is_of_the_recorded_data(command, folder, network, tmp_path, asked, same):
+    shutil.copytree(folder, tmp_path / "copy")
+    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    config = checkpoint.describe(network) | {"data": {"name": "own", "split": "val"}, "score": 2.0}
+    checkpoint.save(tmp_path / "net.safetensors", tensors, config)
+    found = runs.evaluate(tmp_path / "net.safetensors", asked, "cpu")
+    assert (found.same_data, found.reproduced) == (same, False if same else None)
+
+
+def test_the_worst_come_first_and_say_how_much_is_wrong(folder, network):
+    """All is said to be ground: the more squares and dots, the worse."""
+    with torch.no_grad():
+        network.score.weight.zero_()
+        network.score.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    for at, rows in enumerate((4, 30, 11)):
+        mask = np.zeros((40, 52), np.uint8)
+        mask[:rows] = 1
+        Image.fromarray(mask).save(folder / "val" / "masks" / f"{at}.png")
+    tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    checkpoint.save(folder.parent / "net.safetensors", tensors, checkpoint.describe(network))
+    found = runs.evaluate(folder.parent / "net.safetensors", {"name": str(folder)}, "cpu").worst
+    assert [each.item for each in found] == [1, 2, 0]
+    assert [each.wrong for each in found] == pytest.approx([30 / 40, 11 / 40, 4 / 40])
+
+
+def test_an_evaluation_that_cannot_be_leaves_nothing_and_one_without_pictures_no_old_ones(command, folder, network,
+                                                                                        tmp_path):  # fmt: skip
+    (tmp_path / "run").mkdir()
+    os.rename(tmp_path / "net.safetensors", tmp_path / "run" / "last.safetensors")
+    assert command("evaluate", "run", "--data", "mars") == 1
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.safetensors"]
+    (tmp_path / "said").mkdir()
+    (tmp_path / "said" / "worst.png").touch()
+    for path in (folder / "val" / "masks").iterdir():
+        Image.fromarray(np.full((40, 52), 255, np.uint8)).save(path)
+    command("evaluate", "run", "--data", "own", "--out", "said", "--device", "cpu")
+    assert {path.name for path in (tmp_path / "said").iterdir()} <= {"scores.json", "confusion.png"}
 
 
 def test_scores_that_are_not_defined_are_null_and_marked(tmp_path):

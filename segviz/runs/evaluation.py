@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import platform
+import secrets
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +15,7 @@ import torch
 from segviz import checkpoint, data, metrics, training
 from segviz.data.survey import name_of
 from segviz.runs import pictures
-from segviz.runs.sets import SETTINGS, WORLDS, data_set, loaders
+from segviz.runs.sets import PUBLIC, SETTINGS, WORLDS, data_set, loaders
 from segviz.training import processes
 
 FILES = ("best.safetensors", "last.safetensors")  # of the folder of a run, the first that is there
@@ -87,25 +90,22 @@ def _number(value: float) -> float | None:
 
 def evaluate(run: Path, asked: dict, device: str | None = None, out: Path | None = None) -> Evaluation:
     """Scores the network of a run (a folder) or of a file. asked: those of SETTINGS that the learner gave; the others
-    are as the file records them, else Toytown's val split at 96 pixels. Of a folder of images all are scored, at their
-    own sizes. out: a folder for scores.json, confusion.png and worst.png; None: nothing is written. Raises ValueError
-    and OSError in words."""
+    are as the file records them (of other data only the split is), else Toytown's val split at 96 pixels. Of a folder
+    of images all are scored, at their own sizes. out: a folder for scores.json, confusion.png and worst.png; None:
+    nothing is written. Raises ValueError and OSError in words."""
     path = file_of(run)
     found = checkpoint.read(path)  # once: a run may put a newer file there meanwhile
     network, config = checkpoint.load(found), found.config
     recorded = recorded_data(config)
-    where = {"name": "toytown", "split": "val", "size": 96} | recorded | asked
-    drawn = where["name"] in WORLDS
-    if not drawn:
-        where = {name: value for name, value in where.items() if name in asked or name in ("name", "split", "binary")}
+    where = _meant(recorded, asked)
     here = processes.place(device)
-    if out is not None and here.rank == 0:
-        _make(out)  # at once, rather than after all was scored
     items, classes = data_set(**where, channels=getattr(network, "in_channels", 3))
+    if out is not None and here.rank == 0:
+        _make(out)  # before all is scored
     if classes is None and where["name"] == recorded.get("name"):
         classes = classes_of(config)
     workers = loaders(where["name"], here.device.type == "cuda")
-    scores, images = _scored(network, items, classes, here, 32 if drawn else 4, workers)
+    scores, images = _scored(network, items, classes, here, 32 if where["name"] in WORLDS else 4, workers)
     worst = sorted((each for each in images if not math.isnan(each.mean_iou)), key=lambda each: each.mean_iou)[:WORST]
     score = config.get("score")
     result = Evaluation(path, config["model"], where, len(items), scores, tuple(worst),
@@ -131,13 +131,20 @@ def _scored(network, items, classes, here, batch_size: int, workers: int):
 def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "scores.json").touch()
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise OSError(f"nothing can be written into {out}: {error.strerror or error}. Choose another --out") from error
 
 
 def _leave(result: Evaluation, network, items, out: Path) -> None:
-    (out / "scores.json").write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
+    temporary = out / f".scores.json.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.write_text(json.dumps(result.as_json(), indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, out / "scores.json")
+    finally:
+        temporary.unlink(missing_ok=True)
+    (out / "worst.png").unlink(missing_ok=True)  # of other scores
     pictures.save(pictures.confusion(result.scores), out / "confusion.png")
     if result.worst:
         names = pictures.names_of(result.scores)
@@ -145,13 +152,35 @@ def _leave(result: Evaluation, network, items, out: Path) -> None:
 
 
 def folder_of(run: Path, asked: dict) -> Path | None:
-    """Where an evaluation is left if nothing is said: in the run's folder, by its split, and by the data's name where
-    another was asked for than the run's own. None for a file by itself."""
+    """Where an evaluation is left if nothing is said: in the run's folder, by its split, by the data's name where
+    another was asked for than the run's own, and by what else was asked that changes the images (val-size192), so that
+    no scores take the place of others. None for a file by itself."""
     if not run.is_dir():
         return None
-    split = asked.get("split") or recorded_data(checkpoint.read(file_of(run)).config).get("split", "val")
-    name = Path(asked["name"]).resolve().name if "name" in asked else None
-    return run / "evaluation" / (f"{name}-{split}" if name else split)
+    recorded = recorded_data(checkpoint.read(file_of(run)).config)
+    where, usual = (_meant(recorded, given) for given in (asked, {"name": asked["name"]} if "name" in asked else {}))
+    own = "name" not in asked or _is_same(where["name"], recorded.get("name"))
+    name = [] if own else [Path(where["name"]).resolve().name]
+    changed = [each for each in SETTINGS if each not in ("name", "split") and where.get(each) != usual.get(each)]
+    others = [each if where[each] is True else f"{each}{where[each]}" for each in changed]
+    return run / "evaluation" / "-".join([*name, where["split"], *others])
+
+
+def _meant(recorded: dict, asked: dict) -> dict:
+    """The data that are scored: what is recorded, but for the split, says something only of the data that it names."""
+    where = {"name": recorded.get("name", "toytown"), "split": recorded.get("split", "val")} | asked
+    if "name" not in asked or _is_same(where["name"], recorded.get("name")):
+        where |= {name: value for name, value in recorded.items() if name == "name" or name not in asked}
+    if where["name"] in WORLDS:
+        return {"size": 96} | where
+    return {name: value for name, value in where.items() if name in asked or name in ("name", "split", "binary")}
+
+
+def _is_same(name: str, other: str | None) -> bool:
+    """Whether two data sets are one, though a path may be written in several ways."""
+    if name == other or not isinstance(other, str):
+        return name == other
+    return not {name, other} & {*WORLDS, *PUBLIC} and Path(name).resolve() == Path(other).resolve()
 
 
 def file_of(run: Path) -> Path:
