@@ -122,6 +122,7 @@ def boxes(ax, objects, names: bool = True, colour: str = "white"):
                 color="white",
                 fontsize=8,
                 va="bottom",
+                parse_math=False,
                 bbox={"facecolor": "black", "alpha": 0.7, "pad": 1, "edgecolor": "none"},
             )
     return rectangles
@@ -150,7 +151,7 @@ def legend(ax, classes, palette: np.ndarray = PALETTE, void: bool = True):
     if void:
         entries.append(Patch(facecolor=VOID_COLOUR / 255, label=f"{VOID}  void"))
     ax.axis("off")
-    return ax.legend(handles=entries, loc="center left", frameon=False, fontsize=9, borderaxespad=0)
+    return _literal(ax.legend(handles=entries, loc="center left", frameon=False, fontsize=9, borderaxespad=0))
 
 
 def key(figure, classes, palette: np.ndarray = PALETTE, void: bool = True):
@@ -167,7 +168,7 @@ def key(figure, classes, palette: np.ndarray = PALETTE, void: bool = True):
     width, height = figure.get_size_inches()
     columns = max(1, min(len(names), int(width / (0.6 + 0.08 * max(map(len, names))))))
     figure.set_size_inches(width, height + 0.2 * -(-len(names) // columns) + 0.1)
-    return figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
+    return _literal(figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=8))
 
 
 def confusion(ax, counts, classes, title: str | None = None):
@@ -186,8 +187,8 @@ def confusion(ax, counts, classes, title: str | None = None):
                 fontsize=7,
                 color="white" if share > 0.55 else "black",
             )
-    ax.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
-    ax.set_yticks(range(len(classes)), classes, fontsize=8)
+    ax.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8, parse_math=False)
+    ax.set_yticks(range(len(classes)), classes, fontsize=8, parse_math=False)
     ax.set_xlabel("predicted", fontsize=9)
     ax.set_ylabel("true", fontsize=9)
     ax.axis("on")
@@ -211,6 +212,13 @@ def curve(ax, values, title: str = "loss", steps: int | None = None):
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return artist
+
+
+def _literal(legend):
+    """The names of classes as they are: a "$" in them begins no formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return legend
 
 
 def _show(ax, pixels, title, **options):

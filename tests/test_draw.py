@@ -1,9 +1,12 @@
 """Pictures: the right colours in the right places, and colours that can be told apart."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from segviz import draw
 
@@ -70,6 +73,20 @@ def test_every_picture_draws():
     axes[0].figure.canvas.draw()
     assert len(boxes) == 2 * len(scene.objects)
     assert {text.get_text() for text in axes[5].texts} == {".75", ".25", "1.00"}
+
+
+def test_names_are_no_formulas():
+    """Of one with an odd sign matplotlib makes an error, of the other italics without blanks."""
+    classes = ("$a_$", "US$ and $ 5")
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots(1, 3)
+    draw.legend(axes[0], classes)
+    draw.confusion(axes[1], [[3, 1], [0, 9]], classes)
+    draw.boxes(axes[2], [SimpleNamespace(box=(1, 1, 5, 5), name=classes[0])])
+    draw.key(figure, classes)
+    figure.canvas.draw()
+    shown = [text for text in figure.findobj(Text) if "$" in text.get_text()]
+    assert len(shown) >= 2 + 4 + 1 + 2 and not any(text.get_parse_math() for text in shown)
 
 
 # Machado, Oliveira, Fernandes 2009, "A physiologically-based model for simulation of color vision deficiency",
