@@ -14,11 +14,13 @@ Archives        test_benchmarks.
 """
 
 import copy
+import errno
 import io
 import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import unicodedata
 import zlib
@@ -32,7 +34,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from segviz import checkpoint, cli, losses, models, training
-from segviz.data import Folder, pictures
+from segviz.data import Folder, archives, pictures
 from segviz.data.survey import survey
 from segviz.training import batches, saving
 
@@ -620,6 +622,17 @@ def test_two_threads_leave_pillows_limit_as_it_was(root, monkeypatch):
         go[path].set()
         thread.join()
     assert limit == Image.MAX_IMAGE_PIXELS is not None
+
+
+def test_a_full_disk_is_no_damaged_archive(root, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = Path(shutil.make_archive(str(root.parent / "own"), "gztar", root))
+    monkeypatch.setattr(tarfile, "copyfileobj", full)
+    refused(OSError, lambda: archives.unpacked(archive, root.parent / "new"), "own.tar.gz was not unpacked",
+            f"no space is left at {root.parent / 'new'}", "Make room")  # fmt: skip
+    assert not list((root.parent / "new").iterdir()) and archive.exists()
 
 
 @pytest.mark.parametrize("case", COMMANDS)

@@ -1,5 +1,6 @@
 """Archives of data sets: fetched over HTTPS, known by their SHA-256, unpacked into a folder of their own."""
 
+import errno
 import gzip
 import hashlib
 import http.client
@@ -72,8 +73,8 @@ def unpacked(archive: Path, folder: Path, *, files: int = FILES, size: int = BYT
 
     Only plain files and folders, below `folder`. Raises ValueError in words for anything else in it (links, devices,
     files with holes, names that lead elsewhere or cannot be printed), for more than `files` of them, for more than
-    `size` bytes or 100 times the archive's own, and for a file that is damaged. What lies in `folder` under the same
-    names is replaced.
+    `size` bytes or 100 times the archive's own, and for a file that is damaged; OSError for a full disk. What lies in
+    `folder` under the same names is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder))
@@ -90,6 +91,8 @@ def unpacked(archive: Path, folder: Path, *, files: int = FILES, size: int = BYT
         for made in room.iterdir():
             _moved(made, folder / made.name)
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise OSError(f"{archive} was not unpacked: no space is left at {folder}. Make room, and try again") from error
         raise ValueError(f"{archive} was not unpacked: {error}. If it is damaged, delete it and try again") from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
