@@ -156,9 +156,11 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the fastest one here.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all chance in it. Default: 0.")] = None,
     length: Annotated[int | None, typer.Option(min=1, help="How many images, of a world that is drawn.")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Leave logs for TensorBoard in the run's folder, "
-                                                                    "while it goes on.")] = False,
+    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", show_default=False,
+                                                 help="Run the network through torch.compile.")] = None,
+    tensorboard: Annotated[bool | None, typer.Option("--tensorboard/--no-tensorboard", show_default=False,
+                                                     help="Leave logs for TensorBoard in the run's folder, while it "
+                                                          "goes on.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch voc or pets if they are missing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Take up the run in --out where it was stopped.")] = False,
 ) -> None:

@@ -31,6 +31,67 @@ def test_the_network_takes_as_many_channels_as_the_images_have(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_what_was_meant_may_be_said_aloud_where_a_run_is_taken_up(tmp_path, monkeypatch):
+    """By any path to the data, from anywhere; and it goes on in the ways in which it was begun."""
+    from PIL import Image
+
+    for part in ("images", "masks"):
+        (tmp_path / "own" / "train" / part).mkdir(parents=True)
+        for at in range(2):
+            Image.new("L", (64, 64), at).save(tmp_path / "own" / "train" / part / f"{at}.png")
+    (tmp_path / "own" / "classes.txt").write_text("one\ntwo\n")
+    quick = QUICK | {"length": None, "image_size": None}
+    monkeypatch.chdir(tmp_path)
+    fit, compiled = training.training.fit, []
+
+    def watched(*data, **options):
+        compiled.append(options["compile"])
+        return fit(*data, **options | {"compile": False})
+
+    monkeypatch.setattr(training.training, "fit", watched)
+    training.train(tmp_path / "run", **quick | {"data": "own"}, compile=True)
+    options = json.loads((tmp_path / "run" / "options.json").read_text())
+    assert options["recipe"]["data"]["name"] == str((tmp_path / "own").resolve())
+    for data in ("./own", str(tmp_path / "own"), None):
+        training.train(tmp_path / "run", **quick | {"data": data}, resume=True, weights="auto", channels=3, seed=0,
+                       binary=False, pretrained=False)  # fmt: skip
+    monkeypatch.chdir(tmp_path / "own")
+    training.train(tmp_path / "run", resume=True, device="cpu", say=lambda line: None, compile=False)
+    assert compiled == [True, True, True, True, False]
+    for other, words in [({"channels": 1}, "channels: 3 there, 1 here"), ({"binary": True}, "binary: False there"),
+                         ({"weights": "none"}, "weights: auto there, none here")]:
+        with pytest.raises(ValueError, match=words):
+            training.train(tmp_path / "run", resume=True, device="cpu", **other)
+
+
+def test_the_network_is_there_before_anything_is_written(tmp_path, monkeypatch):
+    def fetched(*_):
+        raise OSError("the host is away")
+
+    monkeypatch.setattr(training.pretrained, "begin", fetched)
+    with pytest.raises(OSError, match="the host is away"):
+        training.train(tmp_path / "run", **QUICK | {"data": "toytown", "width": None}, model="deeplabv3plus",
+                       pretrained=True)  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_first_process_alone_looks_at_the_data(tmp_path, monkeypatch):
+    """The second is sent what the first has chosen, and builds the same network."""
+    looks, fitted, looked = [], [], training.looked
+    monkeypatch.setattr(training, "looked", lambda *given: looks.append(1) or looked(*given))
+    monkeypatch.setattr(training, "_leave", lambda *_: None)
+    monkeypatch.setattr(training.training, "fit", lambda *given, **options: fitted.append((given[0], options))
+                        or training.training.History())  # fmt: skip
+    SENT.clear()
+    for kind, rank in ((First, 0), (Other, 1)):
+        monkeypatch.setattr(training.processes, "place", lambda _, kind=kind, rank=rank: kind(rank, 2, CPU))
+        training.train(tmp_path / "run", **QUICK)
+    (one, first), (two, second) = fitted
+    assert len(looks) == 1 and not SENT and repr(one) == repr(two)
+    for name in ("lr", "seed", "steps", "notes"):
+        assert first[name] == second[name]
+
+
 @pytest.mark.parametrize(("asked", "says"), [
     ({"lr": 0}, "lr is a number above 0, but got 0"), ({"lr": float("nan")}, "lr is a number above 0, but got nan"),
     ({"epochs": 0, "steps": None}, "epochs is a number above 0, but got 0"), ({"steps": 0}, "steps is at least 1"),
@@ -49,16 +110,16 @@ class Other(Place):
     """The second of two processes, and what the first has sent."""
 
     def gathered(self, thing):
-        return [pickle.loads(SENT[0]), thing]
+        return [pickle.loads(SENT.pop(0)), thing]
 
 
 class First(Place):
     def gathered(self, thing):
-        SENT[:] = [pickle.dumps(thing)]
+        SENT.append(pickle.dumps(thing))
         return [thing, None]
 
 
-SENT = []
+SENT, CPU = [], torch.device("cpu")
 
 
 class Odd(RuntimeError):

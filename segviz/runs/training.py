@@ -19,7 +19,7 @@ from segviz.runs.evaluation import file_of
 from segviz.runs.looking import looked, sheet
 from segviz.runs.pictures import samples, save
 from segviz.runs.recipe import MODELS, Recipe, check, recipe
-from segviz.runs.sets import WORLDS, data_set, splits
+from segviz.runs.sets import PUBLIC, WORLDS, data_set, splits
 from segviz.training import processes
 
 OPTIONS, LAST, HISTORY, LOOK, SHEET = "options.json", "last.safetensors", "history.json", "data.txt", "data.png"
@@ -28,8 +28,9 @@ BEGINNING = {OPTIONS, LOOK, SHEET, "run.lock"}  # what a run leaves that was sto
 
 def train(out: Path | None = None, model: str | None = None, data: str | None = None, *, resume: bool = False,
           device: str | None = None, image_size: int | None = None, length: int | None = None,
-          binary: bool | None = None, channels: int | None = None, download: bool = False, tensorboard: bool = False,
-          compile: bool = False, say=print, **asked) -> training.History:  # fmt: skip
+          binary: bool | None = None, channels: int | None = None, download: bool = False,
+          tensorboard: bool | None = None, compile: bool | None = None, say=print,
+          **asked) -> training.History:  # fmt: skip
     """Trains a model of the course on a data set and keeps all of it in the folder `out`.
 
     out: a new folder; None: runs/MODEL-DATA, or the first of runs/MODEL-DATA-2, -3 ... that is free. model: None: unet.
@@ -37,8 +38,10 @@ def train(out: Path | None = None, model: str | None = None, data: str | None = 
     network takes as many channels as the images have.
     asked: what `recipe` takes; None: nothing is said. resume: take up the run that lies in `out`, as it was begun; what
     is said must be the same. The "train" split is trained on, "val", where there is one, is scored on the way.
-    tensorboard: leave logs for it too. say: is given each line that a person may want to read. Under `torchrun` the
-    first process alone says and writes. Raises ValueError, OSError and ImportError in words.
+    tensorboard: leave logs for it too; compile: as `fit` has it; None: as the run was begun, else not. say: is given
+    each line that a person may want to read. Under `torchrun` the first process alone looks at the data, says and
+    writes; the others wait for its look as long as `processes.PATIENCE` lets them. Raises ValueError, OSError and
+    ImportError in words.
     """
     here = processes.place(device)
     first = here.rank == 0
@@ -47,20 +50,20 @@ def train(out: Path | None = None, model: str | None = None, data: str | None = 
         raise ValueError(f"fetch {data} by one process before several train on it: segviz look {data} --download")
     which = {"name": data, "size": image_size, "length": length, "binary": binary, "channels": channels}
     which, asked = _given(which), _given({"model": model} | asked)
-    writer = summary_writer() if tensorboard else None
-    out, plan = _agreed(here, lambda: _place(out, resume, which, asked))
-    if plan is None:
+    which |= {"name": _full(data)} if data is not None else {}
+    out, plan, ways = _agreed(here, lambda: _place(out, resume, which, asked))
+    ways = {"tensorboard": False, "compile": False} | ways | _given({"tensorboard": tensorboard, "compile": compile})
+    writer, new = summary_writer() if ways["tensorboard"] else None, plan is None
+    if new:
         which, asked = {"name": "toytown"} | which, {"model": "unet"} | asked
         check(**asked, channels=which.get("channels", 3))  # before much is fetched and read
         items, val, classes = _sets(which, download)
-        which |= {"channels": _agreed(here, lambda: _channels(which, items))}
-        (found, *_), look = looked({"train": items} | ({"val": val} if val else {}), classes)
-        say(look)
-        plan = _agreed(here, lambda: recipe(data=which, found=found, device=here.device, world=here.world, **asked))
-        _agreed(here, lambda: _begin(out, plan, asked, here, look, items, found))
+        plan, found, look = _agreed(here, lambda: _chosen(here, which, asked, items, val, classes, say))
     else:
         items, val, _ = _sets(plan.data, download)
     network = _network(plan, new=not (resume and (out / LAST).exists()))
+    if new:
+        _agreed(here, lambda: _begin(out, plan, asked, ways, here, look, items, found))
     say(_in_words(plan, network, here))
     if not val:
         say(f"! {plan.data['name']} has no val/: nothing is scored on the way, and the last network is kept, not the "
@@ -71,8 +74,8 @@ def train(out: Path | None = None, model: str | None = None, data: str | None = 
         network, items, val, steps=plan.steps, batch_size=plan.batch_size, lr=plan.lr, seed=plan.seed,
         class_weights=plan.class_weights and torch.tensor(plan.class_weights), workers=plan.workers,
         augment=Augment(crop=plan.size, scale=(0.75, 1.33), brightness=0.1, contrast=0.1, rare=tuple(plan.rare)),
-        val_every=max(1, plan.steps // 10) if val else None, device=here.device, compile=compile, folder=out,
-        title=f"{plan.model} on {plan.data['name']}", resume=resume, log=board and board.write,
+        val_every=max(1, plan.steps // 10) if val else None, device=here.device, compile=ways["compile"], folder=out,
+        title=f"{plan.model} on {Path(plan.data['name']).name}", resume=resume, log=board and board.write,
         notes={"data": _scored_on(plan.data, val), "classes": plan.classes},
     )  # fmt: skip
     if first:
@@ -81,8 +84,16 @@ def train(out: Path | None = None, model: str | None = None, data: str | None = 
         _leave(out, history, val or items, plan.classes, here.device)
         say(f"{history}\n{out} holds the network, its scores and pictures")
     if history.interrupted:
-        say(f"To go on: segviz train --out {shlex.quote(str(out))} --resume")
+        say(f"To go on: segviz train --out {shlex.quote(str(out))} --resume{f' --device {device}' if device else ''}")
     return history
+
+
+def _chosen(here: processes.Place, which: dict, asked: dict, items, val, classes, say) -> tuple[Recipe, Survey, str]:
+    """Looks at the data and says what they hold; the recipe for them, and what was found, also in words."""
+    which = which | {"channels": _channels(which, items)}
+    (found, *_), look = looked({"train": items} | ({"val": val} if val else {}), classes)
+    say(look)
+    return recipe(data=which, found=found, device=here.device, world=here.world, **asked), found, look
 
 
 def _given(options: dict) -> dict:
@@ -107,16 +118,22 @@ def _agreed(here: processes.Place, decide):
     return found
 
 
-def _place(out: Path | None, resume: bool, which: dict, asked: dict) -> tuple[Path, Recipe | None]:
-    """The folder of the run, and its recipe where it is taken up. ValueError where that cannot be."""
+def _full(name: str) -> str:
+    """The name of a data set, a folder's from the root on: a run is taken up from anywhere."""
+    return name if name in (*WORLDS, *PUBLIC) or not Path(name).is_dir() else str(Path(name).resolve())
+
+
+def _place(out: Path | None, resume: bool, which: dict, asked: dict) -> tuple[Path, Recipe | None, dict]:
+    """The folder of the run; where it is taken up, its recipe, and its ways: tensorboard and compile. ValueError where
+    that cannot be."""
     if out is None:
         if resume:
             raise ValueError("which run is to be taken up? Name its folder: --out")
         name = f"{asked.get('model', 'unet')}-{Path(which.get('name', 'toytown')).resolve().name}".lower()
         tries = (Path("runs", f"{name}-{number}" if number > 1 else name) for number in itertools.count(1))
-        return next(place for place in tries if not place.exists()), None
+        return next(place for place in tries if not place.exists()), None, {}
     if resume and (out / OPTIONS).exists():
-        return out, _kept(out, which, asked)
+        return out, *_kept(out, which, asked)
     there = sorted(path.name for path in out.iterdir() if path.name[0] != ".") if out.is_dir() else []
     if resume and LAST not in there:
         raise ValueError(f"there is no run in {out}: leave --resume out to begin one")
@@ -125,27 +142,33 @@ def _place(out: Path | None, resume: bool, which: dict, asked: dict) -> tuple[Pa
         raise ValueError(f"{out} {how}, another --out begins a new one")
     if other := [name for name in there if name not in BEGINNING]:
         raise ValueError(f"{out} holds other things ({listed(other)}): a run has a folder of its own, choose a new one")
-    return out, None
+    return out, None, {}
 
 
-def _kept(out: Path, which: dict, asked: dict) -> Recipe:
-    """The recipe of a run that is taken up. ValueError where now something else is asked for."""
+def _kept(out: Path, which: dict, asked: dict) -> tuple[Recipe, dict]:
+    """The recipe and the ways of a run that is taken up. ValueError where now something else is asked for."""
     try:
         options = json.loads((out / OPTIONS).read_text(encoding="utf-8"))
         kept = Recipe(**options["recipe"])
-        there = kept.as_dict() | kept.arguments | options["asked"]
+        there = {"weights": "auto"} | kept.as_dict() | kept.arguments | options["asked"] | {"model": kept.model}
+        lying = _meant(kept.data)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{out / OPTIONS} does not say how the run was begun ({error}): begin a new one") from error
     asked = asked | ({"model": MODELS.get(asked["model"].lower(), asked["model"])} if "model" in asked else {})
-    there |= {"model": kept.model}
-    other = [f"{name}: {kept.data.get(name)} there, {value} here"
-             for name, value in which.items() if kept.data.get(name) != value]  # fmt: skip
+    other = [f"{name}: {lying.get(name)} there, {value} here"
+             for name, value in which.items() if lying.get(name) != value]  # fmt: skip
     other += [f"{name}: {there.get(name)} there, {value} here"
               for name, value in asked.items() if there.get(name) != value]  # fmt: skip
     if other:
         raise ValueError(f"{out} was trained with other settings ({'; '.join(other)}): give the same or none, or "
                          "another --out")
-    return kept
+    return kept, options.get("ways", {})
+
+
+def _meant(data: dict) -> dict:
+    """Which data, with what is meant where it is not said."""
+    return {"channels": 3, "binary": False} | ({"size": 96} if data["name"] in WORLDS else {}) | data | {
+        "name": _full(data["name"])}  # fmt: skip
 
 
 def _sets(which: dict, download: bool):
@@ -174,11 +197,11 @@ def _scored_on(which: dict, val) -> dict:
     return kept
 
 
-def _begin(out: Path, plan: Recipe, asked: dict, here, look: str, items, found: Survey) -> None:
+def _begin(out: Path, plan: Recipe, asked: dict, ways: dict, here, look: str, items, found: Survey) -> None:
     """What is written before training. Raises ValueError where another run is at work in the folder."""
     device = torch.cuda.get_device_name(here.device) if here.device.type == "cuda" else here.device.type
     options = {
-        "recipe": plan.as_dict(), "asked": asked, "device": device, "processes": here.world,
+        "recipe": plan.as_dict(), "asked": asked, "ways": ways, "device": device, "processes": here.world,
         "python": platform.python_version(), "torch": torch.__version__,
         "begun": datetime.datetime.now().isoformat(timespec="seconds"),
     }  # fmt: skip
