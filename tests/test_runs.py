@@ -16,7 +16,7 @@ from segviz import checkpoint, cli, models, runs, training
 from segviz.data import Cells, Folder
 from segviz.data.survey import survey
 from segviz.models import imagenet, resnet, vgg
-from segviz.runs import data_set, pictures, pretrained
+from segviz.runs import data_set, pictures, prediction, pretrained
 from segviz.runs.recipe import BEGINNINGS, MODELS, recipe
 from segviz.training import loop, scoring
 
@@ -365,12 +365,12 @@ def test_a_run_that_was_stopped_is_taken_up_by_its_folder_alone(command, capsys,
     rates = [value for tag, value, _ in writer.scalars if tag == "learning rate"]
     assert rates == pytest.approx([2e-3 * (1 - step / 6) ** 0.9 for step in range(6)])
     assert {tag for tag, *_ in writer.scalars} >= {"val/mean IoU", "IoU/cell"}
-    assert writer.images[-1] == (96, 3 * 96, 3) and writer.purged == [1, 4]
+    assert writer.images[-1] == (96, 3 * 96, 3) and writer.purged == [1, 4] and writer.closed >= 2
 
 
 def written(monkeypatch):
     """What a run writes for TensorBoard, which need not be here."""
-    seen = types.SimpleNamespace(scalars=[], images=[], purged=[])
+    seen = types.SimpleNamespace(scalars=[], images=[], purged=[], closed=0)
 
     class SummaryWriter:
         def __init__(self, folder, purge_step):
@@ -387,6 +387,9 @@ def written(monkeypatch):
         def flush(self):
             pass
 
+        def close(self):
+            seen.closed += 1
+
     module = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = SummaryWriter
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
@@ -402,7 +405,7 @@ def test_tensorboard_itself_reads_what_is_written(tmp_path, network):
     plan = chosen_for("unet", steps=2)
     board = Board(summary_writer(), tmp_path, plan, models.UNet(2, 1, width=1, depth=1), Cells("val", 40, 1))
     board.write(training.History(loss=[2.0, 1.0]))
-    board.writer.close()
+    assert board.writer.file_writer is None  # closed
     seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.value for event in seen.Scalars("loss")] == [2.0, 1.0]
     assert len(seen.Images(seen.Tags()["images"][0])) == 1
@@ -562,6 +565,16 @@ def test_a_network_that_pads_nothing_labels_every_pixel(command, tmp_path):
         logits = network(torch.from_numpy(around).permute(2, 0, 1)[None] / 255)[0, :, :45, :37]
     with Image.open(tmp_path / "said" / "a_mask.png") as mask:
         assert (np.array(mask) == logits.argmax(0).numpy()).mean() > 0.999
+
+
+def test_the_overlay_of_an_image_of_many_rows_is_the_mixture_everywhere():
+    """It is put together from strips."""
+    draws = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 600, 9), generator=draws, dtype=torch.uint8)
+    labels = torch.randint(0, 3, (600, 9), generator=draws, dtype=torch.uint8)
+    colours = pictures.palette(3)
+    mixed = 0.5 * colours[labels.numpy()] + 0.5 * image.permute(1, 2, 0).numpy()
+    assert (np.asarray(prediction._overlay(image, labels, colours)) == mixed.astype(np.uint8)).all()
 
 
 def test_look_takes_the_splits_that_are_there_and_names_an_image_that_lies_in_two(command, capsys, folder, tmp_path):

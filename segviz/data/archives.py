@@ -92,7 +92,9 @@ def unpacked(archive: Path, folder: Path, *, files: int = FILES, size: int = BYT
             _moved(made, folder / made.name)
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
-            raise OSError(f"{archive} was not unpacked: no space is left at {folder}. Make room, and try again") from error
+            raise OSError(
+                f"{archive} was not unpacked: no space is left at {folder}. Make room, and try again"
+            ) from error
         raise ValueError(f"{archive} was not unpacked: {error}. If it is damaged, delete it and try again") from error
     finally:
         shutil.rmtree(room, ignore_errors=True)

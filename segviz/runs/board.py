@@ -36,7 +36,7 @@ class Board:
         self.writer = writer(str(place), purge_step=done + 1)
 
     def write(self, history: training.History) -> None:
-        """What is new in the history."""
+        """What is new in the history. After the last step, or where it was interrupted, the writer is closed."""
         begin, end = self.steps, len(history.loss)
         for step in range(begin + 1, end + 1):
             self.writer.add_scalar("loss", history.loss[step - 1], step)
@@ -48,6 +48,8 @@ class Board:
             self._picture(end)
         self.steps, self.shown = end, end * PICTURES // self.plan.steps
         self.writer.flush()
+        if history.interrupted or end >= self.plan.steps:
+            self.writer.close()  # it would begin another file, were there more to write
 
     def _scores(self, scores: training.Scores, step: int) -> None:
         self.writer.add_scalar("val/mean IoU", scores.mean_iou, step)
