@@ -602,7 +602,7 @@ figure, axes = draw.panels(6, size=1.9)
 draw.image(axes[0], images[scene], f"scene {scene}")
 for ax, name in zip(axes[1:], shown, strict=False):
     draw.labels(ax, found[name][scene], f"{name}: {accuracy[name][scene]:.2f}")
-draw.labels(axes[5], masks[scene], "truth")
+draw.labels(axes[5], masks[scene], "truth");
 
 # %% [markdown]
 # On the same: hard scenes are hard for all. (That is why differences were surer than scores.) Pink
@@ -612,12 +612,12 @@ draw.labels(axes[5], masks[scene], "truth")
 # |---|---|---|
 # | FCN-32s | all but large areas | one map at stride 32, then straight lines |
 # | FCN-16s, FCN-8s, hypercolumns | thin things | earlier maps at stride 16 and 8; four channels to see with |
-# | DeconvNet | all that is small, but lines | 3 × 3 places at its waist; switches |
+# | DeconvNet | all that is small, but markings | 3 × 3 places at its waist; switches |
 # | DeepLab v1 | small things, for most work of all | stride 8 by rates, and one rate |
-# | DeepLab v2, PSPNet | lines and posts | stride 8 to the end |
-# | DeepLab v3 | cars, boats, lines | stride 16 to the end |
-# | DeepLab v3+ | lines and posts, less | an early map, at stride 4 |
-# | U-Net | posts and boats, least of all | stride 1 to the end; its price is work and memory |
+# | DeepLab v2, PSPNet | markings and poles | stride 8 to the end |
+# | DeepLab v3 | cars, boats, markings | stride 16 to the end |
+# | DeepLab v3+ | markings and poles, less | an early map, at stride 4 |
+# | U-Net | poles and boats, least of all | stride 1 to the end; its price is work and memory |
 
 # %% [markdown]
 # ## Two at a time
@@ -890,7 +890,7 @@ for ax, path in zip(axes, (new, overlay), strict=True):
 #     torchrun --nproc-per-node 8 -m segviz train --model pspnet --data voc --out runs/psp
 #
 # (Pets are 0.8 GB, VOC 2.0 GB. On a GPU the width is the paper's 64, and the batch what its memory
-# holds.)
+# holds, 32 at most.)
 
 # %%
 results = course.ROOT / "data/results/gpu.json"
