@@ -149,6 +149,8 @@ def train(
     lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate. Default: by width and beginning.")] = None,
     weights: Annotated[str | None, typer.Option(help="What classes count for: none, root, balanced, or auto (the "
                                                      "default): root where one has under 1 % of the pixels.")] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", show_default=False, help="Mirror half of the images, "
+                                              "unless left and right differ: text, maps, anatomy.")] = None,
     channels: Annotated[int | None, typer.Option(help="Of a folder's images: 3 (the default), or 1 to read them in "
                                                       "grey.")] = None,
     binary: Annotated[bool, typer.Option("--binary", help="Masks are black and white: 255 is class 1.")] = False,
@@ -183,7 +185,7 @@ def train(
         out, model, data, resume=resume, device=device, channels=channels, length=length, binary=binary or None,
         download=download, tensorboard=tensorboard, compile=compile, epochs=epochs, steps=steps, width=width,
         pretrained=pretrained or None, size=size, batch_size=batch_size, lr=lr, weights=weights, workers=workers,
-        seed=seed,
+        seed=seed, flip=flip,
     )
     raise typer.Exit(130 if history.interrupted else 0)
 

@@ -1,13 +1,17 @@
 """What `segviz train` is asked and what it chooses: said in words before anything is read or written."""
 
 import json
+import os
 import pickle
+from collections import Counter
 
 import pytest
 import torch
 
 from segviz import models
-from segviz.runs import recipe, training
+from segviz.data.survey import Survey
+from segviz.data.transforms import Augment
+from segviz.runs import recipe, sets, training
 from segviz.training.processes import Place
 
 QUICK = {"data": "cells", "length": 6, "steps": 1, "width": 1, "image_size": 64, "batch_size": 2, "device": "cpu",
@@ -166,3 +170,50 @@ def test_memory_is_measured_on_the_step_that_training_takes(auxiliary):
     network = models.PSPNet(2, width=2, auxiliary=auxiliary)
     recipe._tried(network, 2, (3, 64, 64), torch.device("cpu"))
     assert all(weight.grad is not None for weight in network.parameters())
+
+
+def test_a_look_names_as_rare_what_is_there_alone():
+    found = Survey(("ground", "dot", "ghost"), [9999, 1, 0], [2, 1, 0], 0, Counter({(64, 64): 2}))
+    assert found.rare == ["dot"]
+    chosen = recipe.recipe("unet", {"name": "toytown"}, found, CPU)
+    assert chosen.rare == [1] and chosen.class_weights[1] > 10 * chosen.class_weights[0]
+
+
+@pytest.mark.slow
+def test_networks_without_batch_norm_learn_slower_where_they_are_wide():
+    found = Survey(("a", "b"), [50, 50], [1, 1], 0, Counter({(64, 64): 9}))
+    for name, kind in recipe.MODELS.items():
+        arguments = recipe.FROM_SCRATCH.get(kind, {}) | ({"size": 64} if kind == "DeconvNet" else {})
+        network = getattr(models, kind)(2, **arguments, width=2)
+        normed = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules())
+        chosen = {width: recipe.recipe(name, {"name": "toytown"}, found, CPU, width=width).lr for width in (31, 32)}
+        assert chosen == {31: 2e-3, 32: 1e-3 if normed else 1e-4}, name
+        assert recipe.recipe(name, {"name": "toytown"}, found, CPU, width=64, lr=0.5).lr == 0.5
+
+
+@pytest.mark.parametrize("flip", [None, False])
+def test_how_images_are_varied_is_told_and_kept(tmp_path, monkeypatch, flip):
+    said, seen, fit = [], [], training.training.fit
+    monkeypatch.setattr(training.training, "fit", lambda *data, **options: seen.append(options["augment"])
+                        or fit(*data, **options))  # fmt: skip
+    training.train(tmp_path / "run", **QUICK | {"say": said.append}, flip=flip)
+    expected = {"scale": [0.75, 1.33], "flip": 0.0 if flip is False else 0.5, "brightness": 0.1, "contrast": 0.1}
+    assert json.loads((tmp_path / "run" / "options.json").read_text())["recipe"]["augment"] == expected
+    told = "none mirrored" if flip is False else "half of them mirrored (--no-flip where left and right differ)"
+    assert f"crops are drawn 0.75 to 1.33 times as large, up to 10% lighter or darker and 10% in contrast, {told}" in (
+        "\n".join(said))
+    training.train(tmp_path / "run", resume=True, device="cpu", say=said.append, flip=flip is None)
+    assert seen[-1] == Augment(crop=64, scale=(0.75, 1.33), flip=expected["flip"], brightness=0.1, contrast=0.1)
+    with pytest.raises(ValueError, match=r"flip: (True there, False|False there, True) here"):
+        training.train(tmp_path / "run", resume=True, device="cpu", flip=flip is False)
+
+
+def test_loaders_are_counted_by_the_cores_that_may_be_used(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7, 9}, raising=False)
+    assert (sets.loaders("voc", True), sets.loaders("voc", False), sets.loaders("cells", True)) == (4, 3, 0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert sets.loaders("voc", True) == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert sets.loaders("voc", True) == 8

@@ -9,10 +9,10 @@ import torch
 from tqdm.auto import tqdm
 
 from segviz import draw
+from segviz.data.folder import MANY
 from segviz.data.pictures import VOID, listed
 
 RARE = 0.01  # of all labelled pixels: a class below it is easily left out
-MANY = 40  # labels without names: more than people have
 
 
 @dataclass

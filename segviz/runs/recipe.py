@@ -1,7 +1,7 @@
 """How a network is trained where nothing is said: by the machine and the data, and written down with the run."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import nn
@@ -22,6 +22,8 @@ FROM_SCRATCH = {  # what helps a network that begins without ImageNet's weights,
 LEAST, LARGEST = 64, {"cuda": 512, "cpu": 256}  # height and width of what is trained on
 SHARE = 0.8  # of the GPU's free memory
 LARGEST_BATCH = 32
+AUGMENT = {"scale": [0.75, 1.33], "flip": 0.5, "brightness": 0.1, "contrast": 0.1}  # besides the crop
+WILD = ("FCN32s", "FCN16s", "FCN8s", "Hypercolumn", "DeepLabV1")  # no batch norm: 1e-3 throws them off at width 32
 WEIGHTS = ("auto", "none", "balanced", "root")  # of the classes
 
 
@@ -42,6 +44,7 @@ class Recipe:
     rare: list[int]  # labels that half of the crops are laid around
     workers: int
     seed: int
+    augment: dict = field(default_factory=AUGMENT.copy)  # what `Augment` takes besides crop and rare
 
     as_dict = asdict
 
@@ -62,6 +65,7 @@ def recipe(
     weights: str = "auto",
     workers: int | None = None,
     seed: int = 0,
+    flip: bool = True,
     world: int = 1,
 ) -> Recipe:
     """model: one of `MODELS`. data, found: what it is trained on. world: how many processes share each batch. The rest:
@@ -71,9 +75,10 @@ def recipe(
     most 512 pixels on a GPU, 256 elsewhere, a multiple of 32. epochs: how often each image is seen; steps: batches; one
     of them, or 20,000 steps on a GPU, 2,000 elsewhere. batch_size: 8; on GPUs what their memory holds, at most 32;
     rounded so that the processes share it evenly. lr: 1e-3; 2e-3 for a width below 32, 1e-4 where ImageNet's weights
-    are the beginning. weights: "none"; "balanced", `losses.class_weights`; "root", the square roots of these, which are
-    milder; "auto", "root" where a class has less than a hundredth of the pixels. But for "none", such classes are
-    sought too: half of the crops show one (`Augment.rare`). Raises ValueError in words.
+    are the beginning, and from width 32 up for networks without batch norm. flip: mirror half of the crops. weights:
+    "none"; "balanced", `losses.class_weights`; "root", the square roots of these, which are milder; "auto", "root"
+    where a class has less than a hundredth of the pixels. But for "none", such classes are sought too: half of the
+    crops show one (`Augment.rare`). Raises ValueError in words.
     """
     check(model, channels=data.get("channels", 3), width=width, pretrained=pretrained, size=size, steps=steps,
           epochs=epochs, batch_size=batch_size, lr=lr, weights=weights)  # fmt: skip
@@ -95,18 +100,18 @@ def recipe(
         if epochs is not None:
             steps = max(1, round(epochs * (found.images // batch_size)))
     if lr is None:
-        lr = 1e-4 if pretrained else 2e-3 if width < 32 else 1e-3
+        lr = 2e-3 if width < 32 else 1e-4 if pretrained or name in WILD else 1e-3
     return Recipe(
         name, arguments, pretrained, data, list(found.classes), steps, batch_size, lr, size, _weights(found, weights),
         [] if weights == "none" else [found.classes.index(rare) for rare in found.rare],
-        loaders(data["name"], gpu) if workers is None else workers, seed,
+        loaders(data["name"], gpu) if workers is None else workers, seed, AUGMENT | ({} if flip else {"flip": 0.0}),
     )  # fmt: skip
 
 
 def check(
     model: str, *, channels: int = 3, width: int | None = None, pretrained: bool = False, size: int | None = None,
     steps: int | None = None, epochs: float | None = None, batch_size: int | None = None, lr: float | None = None,
-    weights: str = "auto", workers: int | None = None, seed: int = 0,
+    weights: str = "auto", workers: int | None = None, seed: int = 0, flip: bool = True,
 ) -> None:  # fmt: skip
     """Raises ValueError in words where `recipe` could make nothing of what is asked, whatever the data are."""
     if model.lower() not in MODELS:

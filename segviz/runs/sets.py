@@ -44,6 +44,8 @@ def splits(name: str) -> list[str]:
 
 def loaders(name: str, gpu: bool) -> int:
     """How many processes load images beside one that trains or scores: none for a world, which is drawn at once where
-    it is small; else one a core, at most 8, shared by the processes of one machine under `torchrun`."""
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    it is small; else one a core that this process may use, at most 8, shared by the processes of one machine under
+    `torchrun`."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return 0 if name in WORLDS else max(0, min(8, cores - (not gpu)))

@@ -73,7 +73,7 @@ def train(out: Path | None = None, model: str | None = None, data: str | None = 
     history = training.fit(
         network, items, val, steps=plan.steps, batch_size=plan.batch_size, lr=plan.lr, seed=plan.seed,
         class_weights=plan.class_weights and torch.tensor(plan.class_weights), workers=plan.workers,
-        augment=Augment(crop=plan.size, scale=(0.75, 1.33), brightness=0.1, contrast=0.1, rare=tuple(plan.rare)),
+        augment=_augment(plan),
         val_every=max(1, plan.steps // 10) if val else None, device=here.device, compile=ways["compile"], folder=out,
         title=f"{plan.model} on {Path(plan.data['name']).name}", resume=resume, log=board and board.write,
         notes={"data": _scored_on(plan.data, val), "classes": plan.classes},
@@ -150,7 +150,8 @@ def _kept(out: Path, which: dict, asked: dict) -> tuple[Recipe, dict]:
     try:
         options = json.loads((out / OPTIONS).read_text(encoding="utf-8"))
         kept = Recipe(**options["recipe"])
-        there = {"weights": "auto"} | kept.as_dict() | kept.arguments | options["asked"] | {"model": kept.model}
+        there = {"weights": "auto"} | kept.as_dict() | kept.arguments | options["asked"]
+        there |= {"model": kept.model, "flip": kept.augment["flip"] > 0}
         lying = _meant(kept.data)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{out / OPTIONS} does not say how the run was begun ({error}): begin a new one") from error
@@ -219,17 +220,26 @@ def _network(plan: Recipe, new: bool) -> torch.nn.Module:
     return network
 
 
+def _augment(plan: Recipe) -> Augment:
+    return Augment(crop=plan.size, rare=tuple(plan.rare), **plan.augment | {"scale": tuple(plan.augment["scale"])})
+
+
 def _in_words(plan: Recipe, network: torch.nn.Module, here: processes.Place) -> str:
     arguments = ", ".join(f"{name}={value}" for name, value in plan.arguments.items())
     count = sum(weight.numel() for weight in network.parameters())
     weights = "none" if plan.class_weights is None else ", ".join(f"{weight:.2f}" for weight in plan.class_weights)
     precision = "bfloat16" if here.device.type == "cuda" else "float32"
+    low, high = plan.augment["scale"]
+    flip, light, contrast = (plan.augment[name] for name in ("flip", "brightness", "contrast"))
+    mirrored = "half of them mirrored (--no-flip where left and right differ)" if flip else "none mirrored"
     shared = f" in {here.world} processes" if here.world > 1 else ""
     return "\n".join([
         f"{plan.model}({arguments}): {count:,} parameters, on {here.device.type}{shared}, {precision}",
         *(["begins with ImageNet's weights"] if plan.pretrained else []),
         f"{plan.steps} steps of {plan.batch_size} crops of {plan.size} x {plan.size}, lr {plan.lr:g}, class weights: "
         f"{weights}, {plan.workers} loading processes",
+        f"crops are drawn {low:g} to {high:g} times as large, up to {light:.0%} lighter or darker and {contrast:.0%} "
+        f"in contrast, {mirrored}",
         *([f"half of the crops are laid around the rare labels {listed(plan.rare)}"] if plan.rare else []),
     ])
 
