@@ -64,9 +64,9 @@ def test_real_and_large_pictures_are_the_measured_ones():
     for words in (
         f"in {nuclei['seconds'] / 60:.0f} minutes a U-Net",
         f"IoU of {nuclei['test']['iou']:.3f}, in {nuclei['test']['images']}",
-        f"coatings, {crack['share of the pixels']:.2%} of the pixels",
+        f"coatings, {100 * crack['share of the pixels']:.2f} % of the pixels",
         f"in {cracks['minutes']:.0f} minutes `segviz train`",
-        f"finds {crack['recall']:.0%} of their pixels, IoU {crack['IoU']:.3f}",
+        f"finds {100 * crack['recall']:.0f} % of their pixels, IoU {crack['IoU']:.3f}",
         f"4000 x 4000 pixels take {tiles['by tiles']['4000']['MiB above image and labels']} MiB",
         f"{command['MiB at the peak'] / 1024:.1f} GiB in all and {command['seconds']} s",
     ):
