@@ -714,7 +714,7 @@ assert best_within(work, 50e6) == "DeepLab v3+" and best_within(work, 120e6) == 
 # | little work, a small device | hypercolumns, FCN-8s, v3+ | on the front above |
 # | evidence far away | PSPNet | right wherever it stood; without the pyramid a coin (lesson 9) |
 # | things of many sizes | ASPP: v3, v3+ | right at three scales (lesson 12) |
-# | few pictures | turned and bent copies, for any network | three pictures found nearly as many cells as 30 (lesson 8) |
+# | few pictures | turned and bent copies, for any network | 3 found nearly as many cells as 30 (lesson 8) |
 # | pictures larger than memory | U-Net, by tiles | its field ends; a pyramid would hear the tile alone (lessons 8, 9) |
 # | photographs, large things | any, on a backbone that knows ImageNet | below |
 #
