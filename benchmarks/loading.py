@@ -16,8 +16,10 @@ training  `fit`, images a second, on: crops that lie in memory as tensors, nothi
 
 Two networks: the U-Net that `segviz train` takes where nothing is said, and one of two convolutions that stands for
 a device so fast that loading is all there is to see. On the CPU the device is the same cores: a loading process takes
-its time from the network, and the share that is left is work / (work + loading), whoever loads. On a GPU loading is
-hidden as long as the processes together are faster than it. Writes data/results/loading.json.
+its time from the network, and the share that is left is work / (work + loading), whoever loads; "loading" is what the
+small network's images take more of the processor than those in memory: milliseconds, where the U-Net's own steps differ
+by tens of them from one to the next. On a GPU loading is hidden as long as the processes together are faster than it.
+Writes data/results/loading.json.
 """
 
 import argparse
@@ -154,6 +156,10 @@ def compared(data: Folder, augment: Augment, given: argparse.Namespace, device: 
         medians = {contender: [statistics.median(side) for side in zip(*found, strict=True)]
                    for contender, found in rounds.items()}  # fmt: skip
         result[name] = {contender: told(*found, *medians["in memory"]) for contender, found in medians.items()}
+    work, hardly = (each["in memory"]["processor ms an image"] for each in result.values())
+    for contender in ("files, read anew", "files"):
+        loading = result["two convolutions"][contender]["processor ms an image"] - hardly
+        result["U-Net"][contender]["work / (work + loading)"] = round(work / (work + loading), 3)
     return result
 
 
