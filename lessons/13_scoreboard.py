@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 13 · The scoreboard, and your own pictures
 #
-# *75 minutes. You will compare all networks of the course as they should be compared, find out
-# which differences mean something, where each network fails and which to take when; and then you
-# will do all of it with pictures of your own. Builds on all lessons.*
+# *90 minutes, best in two halves. You will compare all networks of the course as they should be
+# compared, find out which differences mean something, where each network fails and which to take
+# when; and then you will do all of it with pictures of your own. Builds on all lessons.*
 
 # %%
 from segviz import course
@@ -926,7 +926,7 @@ except ImportError as error:
 # %% [markdown]
 # ## What came after, and what stayed
 #
-# This course ends in 2018. What came then, by the papers' abstracts:
+# This course ends in 2018. What came then, by the papers:
 #
 # - **Transformers** (SETR, 2021): the picture as a row of patches, and every layer hears all of
 #   them. Lesson 3's question, how far does it see, is answered in the first layer. Lesson 11's mean
